@@ -1,0 +1,55 @@
+# "make" alone lists the targets. Needs Python >= 3.11 and the package registry; everything goes into .venv.
+
+PYTHON ?= python3
+VIDEOS ?=
+VENV = .venv
+BIN = $(VENV)/bin
+# One stamp an interpreter, so that another PYTHON makes the environment anew.
+READY = $(VENV)/ready-$(subst /,-,$(PYTHON))
+
+.DEFAULT_GOAL = help
+.NOTPARALLEL:
+.PHONY: help demo test lint types test-system clean
+
+help:
+	@echo "make demo                 install, then from videos to a checked dataset and pictures, in demo-output/"
+	@echo "make demo VIDEOS=folder   the same with your videos"
+	@echo "make test                 install, then everything that must pass: lint, types, tests"
+	@echo "make lint                 only ruff: style and format"
+	@echo "make types                only mypy"
+	@echo "make test-system          the long tests: real runs, kills, installations"
+	@echo "make clean                remove .venv, demo-output and all caches"
+	@echo
+	@echo "Another interpreter: make test PYTHON=python3.13"
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "flowprep needs Python >= 3.11; '$(PYTHON)' is not: name one, as in  make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "'$(PYTHON)' cannot make virtual environments: install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing flowprep into $(VENV)"
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt setuptools
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[test]'
+	@touch $@
+
+# The shell, not make, puts the folder in: its name may have spaces and quotes.
+demo: $(READY)
+	$(BIN)/flowprep demo --output demo-output $${VIDEOS:+--videos "$$VIDEOS"}
+
+test: lint types
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(READY)
+	$(BIN)/mypy flowprep
+
+test-system: $(READY)
+	$(BIN)/pytest -m system
+
+clean:
+	rm -rf $(VENV) demo-output build dist flowprep.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,84 @@
+"""The command line: one file a command, no logic. Commands are imported when called, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from flowprep import __version__
+from flowprep.errors import ExitCode, FlowprepError
+
+COMMANDS = {
+    "extract": "Compute flow for a folder or list of videos, into one dataset.",
+    "info": "Say what is in a dataset: counts, sizes, settings, error bound, fingerprints.",
+    "show": "Draw a video of a dataset: frames, colour-wheel flow, the stored planes.",
+    "verify": "Check a dataset: every video accounted for, counts, checksums, readability.",
+    "doctor": "Say what works on this machine, and why the rest does not.",
+    "demo": "Render clips with known motion, extract them, check the result. Or take your own clips.",
+}
+
+
+class Commands(click.Group):
+    """A group whose commands live in modules of the same name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"flowprep.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from flowprep.errors import did_you_mean
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], list(COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="flowprep")
+def flowprep() -> None:
+    """Folders of videos to optical-flow training sets.
+
+    Exit codes: 0 done; 2 usage; 65 refused, damaged, or too many videos failed; 70 a bug of flowprep; 74 disk;
+    75 stopped on the way, run the same command again.
+    """
+
+
+def main() -> None:
+    """Run the command line; every FlowprepError is one clear message and its exit code."""
+    try:
+        flowprep(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(ExitCode.UNFINISHED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except FlowprepError as error:
+        click.echo(f"flowprep: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.UNFINISHED)
+    except BrokenPipeError:  # `flowprep info ... | head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.OK)
+    except Exception:  # noqa: BLE001 - whatever is left is a bug, and says so
+        import traceback
+
+        traceback.print_exc()
+        click.echo("flowprep: this is a bug of flowprep; please report it with the lines above.", err=True)
+        sys.exit(ExitCode.BUG)

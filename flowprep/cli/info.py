@@ -1,0 +1,71 @@
+"""flowprep info."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command("info")
+@click.argument("dataset", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="All of it as one JSON object.")
+@click.option("--failed", is_flag=True, help="List the videos that failed, with their reasons.")
+@click.option("--videos", "list_videos", is_flag=True, help="List all videos: status, fields, size, label, id.")
+def command(dataset: str, as_json: bool, failed: bool, list_videos: bool) -> None:
+    """Say what is in DATASET."""
+    import flowprep
+    from flowprep.store.summary import summarise
+
+    opened = flowprep.open(dataset)
+    if failed or list_videos:
+        for row in opened.videos:
+            if failed and row.status != "ok":
+                click.echo(f"{row.status}\t{row.id}\t{row.row.reason}")
+            elif list_videos:
+                size = f"{row.row.width}x{row.row.height}"
+                click.echo(f"{row.status}\t{row.fields}\t{size}\t{row.label}\t{row.id}")
+        return
+    info = summarise(opened)
+    if as_json:
+        click.echo(json.dumps(info.to_json(), indent=2))
+        return
+    for line in _lines(info):
+        click.echo(line)
+
+
+def _lines(info: Any) -> list[str]:
+    settings = info.settings
+    flow, storage, video = settings["flow"], settings["storage"], settings["video"]
+    parameters = " ".join(f"{name}={value}" for name, value in flow["parameters"].items())
+    coding = "each field's own range" if storage["range"] == "field" else f"fixed +-{storage['bound']} px"
+    if storage["range"] == "fixed":
+        coding += f", {storage['rounding']}"
+    verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in info.verdicts.items())
+    classes = f" in {info.labels:,} classes" if info.labels else ""
+    frames = f"{info.frames:,} RGB, {info.frames_bytes / 1e6:,.1f} MB" if info.frames else "none stored"
+    limit = f", at most {video['fps']} per second" if video["fps"] else ""
+    lines = [
+        f"dataset      {info.path}",
+        f"videos       {info.videos:,}{classes}: {verdicts}",
+        f"flow         {info.fields:,} fields, {info.flow_bytes / 1e6:,.1f} MB",
+        f"ratio        {info.ratio:.1f}x smaller than float32 ({info.float32_bytes / 1e6:,.1f} MB)",
+        f"frames       {frames}",
+        f"on disk      {info.bytes / 1e6:,.1f} MB",
+        f"added error  {info.added_epe:.4f} px on average, {info.added_epe_max:.2f} px at worst: the end-point error",
+        f"             that storing adds to the computed flow, measured on {info.sampled_fields:,} fields",
+        f"method       {flow['method']} on {flow['backend']} ({settings['engine']}), {flow['direction']}",
+        f"parameters   {parameters or 'none'}",
+        f"coding       JPEG, {coding}",
+        f"frames used  stride {video['stride']}{limit}",
+    ]
+    lines += [f"array        {name}: {rows:,} rows" for name, rows in info.arrays.items()]
+    if info.unfinished_shards:
+        lines.append(f"unfinished   {info.unfinished_shards:,} shards: run the extract command again")
+    lines += [
+        f"settings     {info.settings_fingerprint}",
+        f"content      {info.content_fingerprint}",
+        "written with " + ", ".join(f"{name} {version}" for name, version in info.versions.items()),
+    ]
+    return lines

@@ -1,0 +1,119 @@
+"""The options of an extraction, made from the fields of its configuration: one registry for command line and YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from flowprep.config import ExtractConfig
+from flowprep.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+POSITIONAL = {("source", "path")}  # keys of a pipeline file that the command line takes as arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One key of a pipeline file and the option that sets it."""
+
+    section: str
+    key: str
+    flag: str  # "--short-side"
+    kind: Any  # int, float, str, bool or dict
+    default: Any
+    help: str
+    choices: tuple[str, ...]
+    metavar: str
+
+    @property
+    def name(self) -> str:
+        """The parameter's name in Python, as click makes it."""
+        return f"{self.section}_{self.key}"
+
+
+def registry() -> list[Option]:
+    """All options of ``flowprep extract``, section by section."""
+    options = []
+    for section in dataclasses.fields(ExtractConfig):
+        kind = typing.get_type_hints(ExtractConfig)[section.name]
+        if not dataclasses.is_dataclass(kind):
+            continue
+        hints = typing.get_type_hints(kind)
+        for item in dataclasses.fields(kind):
+            if (section.name, item.name) in POSITIONAL:
+                continue
+            data = item.metadata
+            flag = "--" + (data["option"] or item.name).replace("_", "-")
+            base = typing.get_origin(hints[item.name]) or hints[item.name]
+            default = None if item.default is dataclasses.MISSING else item.default
+            options.append(
+                Option(section.name, item.name, flag, base, default, data["help"], data["choices"], data["metavar"])
+            )
+    return options
+
+
+def extract_options(command: F) -> F:
+    """Decorator: add the whole registry to a click command."""
+    for option in reversed(registry()):
+        command = click.option(*_declaration(option), **_attributes(option))(command)
+    return command
+
+
+def _declaration(option: Option) -> tuple[str, ...]:
+    if option.kind is bool and option.default is True:
+        return (f"{option.flag}/--no-{option.flag[2:]}", option.name)
+    return (option.flag, option.name)
+
+
+def _attributes(option: Option) -> dict[str, Any]:
+    text = option.help
+    if option.kind is bool:
+        shown = f" [default: {'on' if option.default else 'off'}]" if option.default else ""
+        return {"default": None, "help": text + shown, "is_flag": True}
+    if option.kind is dict:
+        return {"multiple": True, "metavar": option.metavar, "help": text}
+    if option.default not in ("", 0, 0.0, "0") or option.key in ("max_failed",):
+        text += (
+            f" [default: {option.default:,}]" if isinstance(option.default, int) else f" [default: {option.default}]"
+        )
+    kind: Any = click.Choice(option.choices) if option.choices else option.kind
+    attributes: dict[str, Any] = {"type": kind, "default": None, "help": text}
+    if option.metavar:
+        attributes["metavar"] = option.metavar
+    return attributes
+
+
+def apply(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """``tree`` (a pipeline file's mapping) with the options that were given on the command line put over it."""
+    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    for option in registry():
+        value = given.get(option.name)
+        if value is None or value == ():
+            continue
+        section = merged.get(option.section)
+        if not isinstance(section, dict):
+            section = merged[option.section] = {}
+        if option.kind is dict:
+            method = (merged.get("flow") or {}).get("method") or "tvl1"
+            section[option.key] = {**(section.get(option.key) or {}), **_parameters(value, method)}
+        else:
+            section[option.key] = value
+    return merged
+
+
+def _parameters(texts: tuple[str, ...], method: str) -> dict[str, str]:
+    """``("tvl1.warps=5",)`` to ``{"warps": "5"}``; the prefix must be the method that runs."""
+    parameters = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        prefix, dot, key = name.partition(".")
+        if not equals or not dot or not key or not value:
+            raise UsageError(f"--set {text}: write METHOD.NAME=VALUE, for example --set tvl1.warps=5.")
+        if prefix != method:
+            raise UsageError(f"--set {text}: the method is {method}; add --method {prefix}, or set {method}.{key}.")
+        parameters[key] = value
+    return parameters

@@ -1,0 +1,306 @@
+"""Every setting of an extraction, in one place: name, default, unit, help text, and where it may come from.
+
+A pipeline file (YAML) has the sections of :class:`ExtractConfig`; the command line has one option for each key, made
+from the same fields. ``Settings`` (sections video, flow, storage) are what shapes the stored numbers: their fingerprint
+names a dataset, and two datasets with different fingerprints never mix. The sections source and run may change between
+two runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flowprep.errors import UsageError, Verdict, did_you_mean
+
+FORMAT_VERSION = 1  # of the dataset on disk; a change that alters stored bytes raises it
+MIN_SIDE = 16  # px: no flow method here has a meaning below this
+
+METHODS = ("tvl1", "brox", "deepflow", "dis", "farneback")
+DIRECTIONS = ("forward", "backward", "both")
+RANGES = ("field", "fixed")
+ROUNDINGS = ("exact", "round", "trunc")
+LAYOUTS = ("auto", "folder", "filelist", "ucf101", "hmdb51", "kinetics")
+
+T = TypeVar("T")
+
+
+def setting(default: Any, text: str, *, choices: tuple[str, ...] = (), metavar: str = "", option: str = "") -> Any:
+    """A field with what the command line and the documentation need to know of it."""
+    metadata = {"help": text, "choices": choices, "metavar": metavar, "option": option}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where the videos are and who says what they show."""
+
+    path: str = setting("", "Folder of videos (LABEL/…/NAME.avi) or list file (.txt, .csv, .tsv).", metavar="PATH")
+    annotations: str = setting("", "Folder with the official UCF-101, HMDB-51 or Kinetics lists.", metavar="DIR")
+    layout: str = setting("auto", "How to read the source.", choices=LAYOUTS)
+    root: str = setting("", "Folder that the paths of a list file start from (default: the list's own).", metavar="DIR")
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """From a file to frames."""
+
+    resize: str = setting("", "Size at which flow is computed; the aspect may change.", metavar="WxH")
+    short_side: int = setting(0, "Shorter side in pixels at which flow is computed, up or down; the aspect is kept.")
+    stride: int = setting(1, "Keep every S-th frame.", metavar="S")
+    fps: float = setting(0.0, "Keep at most this many frames per second; a frame is never duplicated.", metavar="RATE")
+    max_pixels: int = setting(36_000_000, "Refuse larger frames (width x height) before decoding them.")
+    max_frames: int = setting(1_000_000, "Refuse longer videos.")
+
+    def __post_init__(self) -> None:
+        if self.resize and self.short_side:
+            raise UsageError("--resize and --short-side exclude each other: give one of them.")
+        if self.resize:
+            self.target_size()
+        if self.short_side and self.short_side < MIN_SIDE:
+            raise UsageError(f"--short-side {self.short_side}: flow needs at least {MIN_SIDE} pixels a side.")
+        if self.stride < 1:
+            raise UsageError(f"--stride {self.stride}: give 1 (every frame) or more.")
+        if self.fps < 0:
+            raise UsageError(f"--fps {self.fps}: give a positive rate.")
+        if self.fps and self.stride > 1:
+            raise UsageError("--fps and --stride exclude each other: give one of them.")
+
+    def target_size(self) -> tuple[int, int] | None:
+        """(width, height) of ``resize`` in px, or None."""
+        if not self.resize:
+            return None
+        match = re.fullmatch(r"(\d+)x(\d+)", self.resize)
+        if not match:
+            raise UsageError(f"--resize {self.resize!r}: give width x height in pixels, for example 340x256.")
+        width, height = int(match[1]), int(match[2])
+        if min(width, height) < MIN_SIDE:
+            raise UsageError(f"--resize {self.resize}: flow needs at least {MIN_SIDE} pixels a side.")
+        return width, height
+
+    def flow_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in px at which flow of a video of that size is computed."""
+        chosen = self.target_size()
+        return (chosen[1], chosen[0]) if chosen else _scaled(height, width, self.short_side)
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """From frames to flow."""
+
+    method: str = setting("tvl1", "Flow method.", choices=METHODS)
+    backend: str = setting("", "What computes it; default: the method's first that works here.", metavar="NAME")
+    direction: str = setting("forward", "Frame i to i+1, i+1 to i, or both.", choices=DIRECTIONS)
+    parameters: dict[str, Any] = setting(
+        {},
+        "A parameter of the method, for example tvl1.warps=5; may be repeated.",
+        metavar="M.NAME=VALUE",
+        option="set",
+    )
+
+
+@dataclass(frozen=True)
+class StorageConfig:
+    """From flow to bytes."""
+
+    range: str = setting("field", "Range that [0,255] stands for: each field's own, or a fixed one.", choices=RANGES)
+    bound: float = setting(20.0, "Pixels per frame at which a fixed range clips.", metavar="PX")
+    rounding: str = setting(
+        "exact",
+        "Fixed range: exact zero at 128, or the conventions of other tools (round: zero at 127.5; trunc: zero at 127).",
+        choices=ROUNDINGS,
+    )
+    quality: int = setting(0, "JPEG quality of the flow, 1 to 100; 0 = the default of docs/storage.md.", metavar="Q")
+    rgb: bool = setting(True, "Store the RGB frames too, for the spatial stream.")
+    rgb_short_side: int = setting(256, "Shorter side in pixels of the stored RGB frames.")
+    rgb_quality: int = setting(90, "JPEG quality of the RGB frames, 1 to 100.", metavar="Q")
+
+    def __post_init__(self) -> None:
+        if not self.bound > 0:
+            raise UsageError(f"--bound {self.bound}: give a positive number of pixels.")
+        if self.rounding != "exact" and self.range != "fixed":
+            raise UsageError(f"--rounding {self.rounding} is a convention of fixed ranges: add --range fixed.")
+        if not 0 <= self.quality <= 100:
+            raise UsageError(f"--quality {self.quality}: give 1 to 100.")
+        if not 1 <= self.rgb_quality <= 100:
+            raise UsageError(f"--rgb-quality {self.rgb_quality}: give 1 to 100.")
+        if self.rgb_short_side < MIN_SIDE:
+            raise UsageError(f"--rgb-short-side {self.rgb_short_side}: give at least {MIN_SIDE}.")
+
+    def frames_size(self, height: int, width: int) -> tuple[int, int] | None:
+        """(height, width) in px of the stored RGB frames of a video of that size; None where none are stored."""
+        return _scaled(height, width, self.rgb_short_side) if self.rgb else None
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How the work is done; none of it changes a stored byte."""
+
+    workers: int = setting(0, "Videos worked on at once; 0 = one for each processor.", metavar="N")
+    max_failed: str = setting(
+        "0", "Failures that still count as success: a number, or a share like 1%.", metavar="N|P%"
+    )
+    retry_status: str = setting(
+        "", "Try videos with these verdicts again, for example crashed,timeout.", metavar="LIST"
+    )
+    extend: bool = setting(False, "Take in videos that are new in the source, or changed.")
+    stall_seconds: float = setting(120.0, "Give a video up when it makes no frame for so long.", metavar="SEC")
+    memory_limit: int = setting(4096, "Address space of one decoding process, in MiB.", metavar="MIB")
+    dry_run: bool = setting(False, "Print the plan (videos, frames, bytes, time expected) and stop.")
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UsageError(f"--workers {self.workers}: give 1 or more, or 0 for one per processor.")
+        if self.stall_seconds <= 0:
+            raise UsageError(f"--stall-seconds {self.stall_seconds}: give a positive number of seconds.")
+        if self.memory_limit < 1024:
+            raise UsageError(f"--memory-limit {self.memory_limit}: a decoding process needs at least 1024 MiB.")
+        self.failures_allowed(100)
+        self.retry_verdicts()
+
+    def failures_allowed(self, videos: int) -> int:
+        """How many of ``videos`` may fail before the exit code says so."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", self.max_failed)
+        if not match or (not match[2] and "." in match[1]) or (match[2] and float(match[1]) > 100):
+            raise UsageError(f"--max-failed {self.max_failed!r}: give a number like 3 or a share like 1%.")
+        return int(float(match[1]) * videos / 100) if match[2] else int(match[1])
+
+    def retry_verdicts(self) -> frozenset[Verdict]:
+        """The verdicts named by ``retry_status``."""
+        names = [name.strip() for name in self.retry_status.split(",") if name.strip()]
+        known = [str(verdict) for verdict in Verdict if verdict is not Verdict.OK]
+        for name in names:
+            if name not in known:
+                raise UsageError(f"--retry-status {name}: no such verdict.{did_you_mean(name, known)}")
+        return frozenset(Verdict(name) for name in names)
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """One extraction, as a pipeline file or the command line describes it."""
+
+    source: SourceConfig = field(default_factory=SourceConfig)
+    output: str = field(default="", metadata={"help": "Dataset to write, a folder named like ucf101.zarr."})
+    video: VideoConfig = field(default_factory=VideoConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What shapes the stored numbers, complete: every parameter of the method, the backend and its version named."""
+
+    video: VideoConfig
+    flow: FlowConfig
+    storage: StorageConfig
+    engine: str  # the library that computes the flow, with its version: "opencv 5.0.0"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Settings:
+        return cls(
+            VideoConfig(**data["video"]), FlowConfig(**data["flow"]), StorageConfig(**data["storage"]), data["engine"]
+        )
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of all of it, in canonical JSON."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: Settings) -> list[str]:
+        """``"flow.parameters.warps: 5 -> 10"`` for every value of ``self`` that ``other`` has changed."""
+        mine, theirs = _flatten(self.to_json()), _flatten(other.to_json())
+        keys = sorted(mine.keys() | theirs.keys())
+        return [
+            f"{key}: {mine.get(key, 'unset')} -> {theirs.get(key, 'unset')}"
+            for key in keys
+            if mine.get(key) != theirs.get(key)
+        ]
+
+
+def _scaled(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) with the shorter side at ``short_side`` px, aspect kept; unchanged for 0."""
+    if not short_side:
+        return height, width
+    scale = Fraction(short_side, min(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def read_pipeline(path: Path) -> dict[str, Any]:
+    """The mapping in a pipeline file. Raises UsageError naming the file, and the line where YAML knows it."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UsageError(
+            f"{path}: a pipeline file is a mapping with the keys source, output, video, flow, storage, run."
+        )
+    return tree
+
+
+def build(tree: dict[str, Any], where: str) -> ExtractConfig:
+    """Check a mapping key by key and make the configuration of it; ``where`` names its origin in errors."""
+    return _build(ExtractConfig, tree, where, "")
+
+
+def _build(cls: type[T], tree: Any, where: str, prefix: str) -> T:
+    if not isinstance(tree, dict):
+        raise UsageError(f"{where}: {prefix.rstrip('.')} must be a mapping, not {tree!r}.")
+    hints = typing.get_type_hints(cls)
+    fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key not in fields:
+            raise UsageError(f"{where}: unknown key {prefix}{key}.{did_you_mean(str(key), list(fields))}")
+        name = f"{prefix}{key}"
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(hints[key], value if value is not None else {}, where, f"{name}.")
+        elif value is not None:  # an empty YAML value means the default
+            values[key] = _checked(value, hints[key], fields[key].metadata.get("choices", ()), f"{where}: {name}")
+    try:
+        return cls(**values)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _checked(value: Any, hint: Any, choices: tuple[str, ...], where: str) -> Any:
+    """``value`` as the type of its field; raises UsageError naming ``where``."""
+    origin = typing.get_origin(hint) or hint
+    if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if origin is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # YAML reads `max_failed: 3` as a number
+    if not isinstance(value, origin) or (origin is int and isinstance(value, bool)):
+        wanted = getattr(origin, "__name__", str(origin)) if not isinstance(origin, types.UnionType) else str(origin)
+        raise UsageError(f"{where}: {value!r} is not a value of type {wanted}.")
+    if choices and value not in choices:
+        raise UsageError(f"{where}: {value!r} is not one of {', '.join(choices)}.{did_you_mean(value, list(choices))}")
+    return value

@@ -1,0 +1,112 @@
+"""The whole way in two minutes: clips with known motion, extraction, check, numbers, pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowprep.config import ExtractConfig, RunConfig, SourceConfig
+from flowprep.errors import RefusedError, UsageError
+from flowprep.flow.metrics import mean_epe
+from flowprep.run.driver import Extraction
+from flowprep.show import contact_sheet, field_panel, save_png
+from flowprep.store.reader import Dataset
+from flowprep.store.summary import summarise
+from flowprep.store.verify import verify
+from flowprep.synthetic import DemoVideo, write_demo_videos
+
+MARK = ".made-by-flowprep-demo"  # a folder with this file may be made anew
+SHEET_VIDEOS = 12  # panels on the contact sheet at most
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The numbers that the demo prints and writes to summary.json."""
+
+    videos: int
+    failed: int
+    fields: int
+    seconds: float  # extraction, wall time
+    bytes: int  # of the flow
+    ratio: float  # float32 to stored
+    truth_epe: float | None  # px: stored flow against the true motion; None for the user's own clips
+    added_epe: float  # px: stored flow against the computed one, on the sampled fields
+    sheet: str  # path of the contact sheet
+
+
+def run_demo(output: Path, videos: Path | None, say: Callable[[str], None]) -> Outcome:
+    """Extract rendered clips, or those in ``videos``, into ``output`` and check the result. Raises FlowprepError."""
+    _prepare(output)
+    rendered: list[DemoVideo] = []
+    if videos is None:
+        videos = output / "videos"
+        rendered = write_demo_videos(videos)
+        say(f"Rendered {len(rendered)} clips of moving textures into {videos}.")
+    config = ExtractConfig(
+        source=SourceConfig(path=str(videos)), output=str(output / "flow.zarr"), run=RunConfig(max_failed="100%")
+    )
+    extraction = Extraction(config, say)
+    chosen = extraction.settings.flow
+    say(f"Extracting with {chosen.method} on {chosen.backend}, {extraction.workers} workers.")
+    started = time.monotonic()
+    summary = extraction.run()
+    seconds = time.monotonic() - started
+
+    dataset = Dataset(output / "flow.zarr")
+    report = verify(dataset, full=True)
+    if not report.clean:
+        raise RefusedError(f"The demo's dataset is not clean: {report.faults[0]}")
+    info = summarise(dataset)
+    if not info.fields:
+        raise RefusedError(f"None of the {info.videos} videos in {videos} could be used: {summary.failures[0].reason}")
+    sheet = output / "contact-sheet.png"
+    save_png(sheet, _sheet(dataset))
+    outcome = Outcome(
+        videos=info.videos,
+        failed=len(summary.failures),
+        fields=info.fields,
+        seconds=round(seconds, 2),
+        bytes=info.flow_bytes,
+        ratio=round(info.ratio, 1),
+        truth_epe=_truth_epe(dataset, rendered) if rendered else None,
+        added_epe=round(info.added_epe, 4),
+        sheet=str(sheet),
+    )
+    (output / "summary.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
+    return outcome
+
+
+def _prepare(output: Path) -> None:
+    """An empty folder; only what an earlier demo made is removed."""
+    if output.exists():
+        if not (output / MARK).is_file():
+            raise UsageError(f"{output} exists and is not an earlier demo's: name another folder with --output.")
+        shutil.rmtree(output)
+    output.mkdir(parents=True)
+    (output / MARK).touch()
+
+
+def _truth_epe(dataset: Dataset, rendered: list[DemoVideo]) -> float:
+    """Mean end-point error in px of the stored flow against the motion that was rendered."""
+    errors = [mean_epe(dataset.flow(video.id), video.clip().flow) for video in rendered]
+    return round(float(np.mean(errors)), 4)
+
+
+def _sheet(dataset: Dataset) -> NDArray[np.uint8]:
+    good = [row for row in dataset.videos if row.fields]
+    chosen = good[:: -(-len(good) // SHEET_VIDEOS)]
+    tiles = []
+    for row in chosen:
+        number = row.fields // 2
+        frame = dataset.frames(row.id, number, number + 1)[0].transpose(1, 2, 0)
+        flow = dataset.flow(row.id, number, number + 1)[0]
+        planes = dataset.levels(row.id, number, number + 1)[0]
+        tiles.append((row.label or row.id, field_panel(frame, flow, planes, title=row.id)))
+    return contact_sheet(tiles, 2, title=f"{len(dataset.videos)} videos", tile_width=900)

@@ -1,0 +1,106 @@
+"""What works on this machine, and why the rest does not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from flowprep import flow, opencv
+from flowprep.config import METHODS
+from flowprep.errors import RefusedError
+from flowprep.versions import versions
+
+Finding = tuple[str, str, bool | None]  # what, what was found, whether that is good; None = not part of this version
+
+
+def diagnose(folder: Path) -> Iterator[Finding]:
+    """All findings in the order to print; ``folder`` is where datasets would be written."""
+    yield "python", f"{sys.version.split()[0]} ({sys.executable})", sys.version_info >= (3, 11)
+    for name, version in versions().items():
+        if name not in ("python", "machine"):
+            yield name, version, True
+    yield from _opencv()
+    yield from _video()
+    yield from _methods()
+    yield from _machine(folder)
+
+
+def _opencv() -> Iterator[Finding]:
+    try:
+        cv2 = opencv.load()
+    except RefusedError as error:
+        yield "opencv", str(error), False
+        return
+    contrib = "with contrib" if hasattr(cv2, "optflow") else "without contrib (no TV-L1, no DeepFlow)"
+    devices = cv2.cuda.getCudaEnabledDeviceCount() if hasattr(cv2, "cuda") else 0
+    cuda = f"{devices} CUDA devices" if devices > 0 else "no CUDA"
+    yield "opencv build", f"{cv2.__version__}, {contrib}, {cuda}", hasattr(cv2, "optflow")
+
+
+def _video() -> Iterator[Finding]:
+    import tempfile
+
+    from flowprep.config import StorageConfig, VideoConfig
+    from flowprep.synthetic import Motion, render
+    from flowprep.video import VideoReader, write_video
+
+    clip = render(Motion("right", velocity=(2.0, 0.0)), seed=0, frames=4, height=64, width=96)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "test.mp4"
+        write_video(path, clip.frames)
+        reader = VideoReader(path, VideoConfig(), StorageConfig())
+        decoded = sum(len(block.grey) for block in reader.blocks())
+    yield "video", f"{decoded} of 4 frames come back from an H.264 file", decoded == 4
+
+
+def _methods() -> Iterator[Finding]:
+    for method in METHODS:
+        if not flow.BACKENDS[method]:
+            yield f"flow {method}", flow.NEEDS[method], None
+        for backend, reason in flow.backends(method).items():
+            if reason:
+                yield f"flow {method}", f"{backend}: {reason}", False
+            else:
+                yield f"flow {method}", f"{backend}: {_trial(method, backend)}", True
+
+
+def _trial(method: str, backend: str) -> str:
+    """Flow of a clip that moves by (2, 0): what it measures there."""
+    import numpy as np
+
+    from flowprep.synthetic import Motion, render
+
+    clip = render(Motion("right", velocity=(2.0, 0.0)), seed=0, frames=2, height=96, width=128)
+    grey = clip.frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    field = flow.get(method, backend).flow(np.rint(grey).astype(np.uint8))[0]
+    u, v = (float(np.median(field[c])) for c in (0, 1))
+    return f"works (a shift of 2.00, 0.00 px is measured as {u:.2f}, {v:z.2f})"
+
+
+def _machine(folder: Path) -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    memory = psutil.virtual_memory()
+    yield "workers", f"{cores} processors, so {cores} workers by default, one thread each", True
+    enough = memory.available > cores * 2**30
+    yield "memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB available", enough
+    disk = psutil.disk_usage(str(folder))
+    yield "disk", f"{disk.free / 1e9:.1f} GB free in {folder.resolve()}", disk.free > 1e9
+    yield "hard links", *_links(folder)
+
+
+def _links(folder: Path) -> tuple[str, bool]:
+    """Commits need hard links; say whether this folder's file system has them."""
+    import tempfile
+
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            source = Path(scratch) / "a"
+            source.touch()
+            os.link(source, Path(scratch) / "b")
+        return f"work in {folder.resolve()}", True
+    except OSError as error:
+        return f"do not work in {folder.resolve()} ({error.strerror}): datasets cannot be written there", False

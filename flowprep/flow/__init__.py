@@ -1,0 +1,177 @@
+"""Optical flow behind one seam: ``get(method, backend, **parameters).flow(frames)``.
+
+Flow from frame t to t+1 is d_t(x, y) = (u, v) in pixels per frame step, u to the right, v downwards:
+I_t(x, y) is found again at I_{t+1}(x + u, y + v).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowprep.config import METHODS, MIN_SIDE
+from flowprep.errors import RefusedError, UsageError, Verdict, VideoError, did_you_mean
+
+# Backends of each method, the preferred one first: name -> "module:class".
+BACKENDS: dict[str, dict[str, str]] = {
+    "tvl1": {"opencv": "flowprep.flow.opencv:TVL1"},
+    "brox": {},
+    "deepflow": {"opencv": "flowprep.flow.opencv:DeepFlow"},
+    "dis": {"opencv": "flowprep.flow.opencv:DIS"},
+    "farneback": {"opencv": "flowprep.flow.opencv:Farneback"},
+}
+NEEDS = {
+    "brox": "Brox flow needs a backend 'cpu', 'cuda' or 'opencv-cuda', and this version of flowprep has none of them"
+}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Base of each method's parameters: frozen, complete, every field a number, text or truth value.
+
+    A trailing underscore (``lambda_``) is not part of the name that users type (``lambda``).
+    """
+
+    @classmethod
+    def of(cls, method: str, values: dict[str, Any]) -> Parameters:
+        """The parameters with ``values`` set, text converted to each field's type. Raises UsageError."""
+        fields = {item.name.rstrip("_"): item for item in dataclasses.fields(cls)}
+        chosen = {}
+        for name, value in values.items():
+            if name not in fields:
+                what = f"{method} has no parameter {name!r}" if fields else f"{method} has no parameters to set"
+                raise UsageError(f"{what}.{did_you_mean(name, list(fields))}")
+            chosen[fields[name].name] = _converted(value, fields[name].default, f"{method}.{name}")
+        return cls(**chosen).completed()
+
+    def completed(self) -> Parameters:
+        """Presets filled in and ranges checked; raises UsageError."""
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        return {name.rstrip("_"): value for name, value in dataclasses.asdict(self).items()}
+
+
+def _converted(value: Any, default: Any, where: str) -> Any:
+    kind = type(default)
+    try:
+        if kind is bool and isinstance(value, str):
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()]
+        if kind is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        return kind(value)
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(f"{where}={value}: this parameter takes a value of type {kind.__name__}.") from None
+
+
+class FlowAlgorithm(ABC):
+    """A flow method on one backend. Not thread-safe: one object a thread."""
+
+    method: ClassVar[str]
+    backend: ClassVar[str]
+    parameters_type: ClassVar[type[Parameters]]
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.parameters = parameters
+
+    @classmethod
+    @abstractmethod
+    def unavailable(cls) -> str:
+        """Why this cannot run on this machine; "" where it can."""
+
+    @classmethod
+    @abstractmethod
+    def engine(cls) -> str:
+        """The library that computes it, with its version."""
+
+    @abstractmethod
+    def seconds_per_megapixel(self) -> float:
+        """Roughly what one field costs on one core, for estimates of work."""
+
+    @abstractmethod
+    def _flow(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Flow of checked frames (T, H, W), T >= 2, to (T-1, 2, H, W)."""
+
+    def flow(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Forward flow of consecutive frames.
+
+        Parameters
+        ----------
+        frames: (T, H, W) uint8, or float32 in 0..255; T >= 1. Never written to.
+
+        Returns
+        -------
+        (T-1, 2, H, W) float32, pixels per frame step; row i leads from frame i to frame i+1.
+
+        Raises VideoError (too_small) under 16 pixels a side, ValueError for anything else that is not such an array.
+        """
+        check_frames(frames)
+        if len(frames) == 1:
+            return np.empty((0, 2, *frames.shape[1:]), np.float32)
+        return self._flow(frames)
+
+    def backward(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Backward flow, shaped as :meth:`flow` gives it; row i leads from frame i+1 to frame i."""
+        return self.flow(frames[::-1])[::-1]
+
+
+def check_frames(frames: NDArray[Any]) -> None:
+    """Raise what :meth:`FlowAlgorithm.flow` promises to raise."""
+    if not isinstance(frames, np.ndarray) or frames.ndim != 3 or not len(frames):
+        raise ValueError(f"frames must be an array (T, H, W) with T >= 1, not {getattr(frames, 'shape', type(frames))}")
+    if frames.dtype not in (np.uint8, np.float32):
+        raise ValueError(f"frames must be uint8, or float32 in 0..255, not {frames.dtype}")
+    if min(frames.shape[1:]) < MIN_SIDE:
+        size = f"{frames.shape[2]}x{frames.shape[1]}"
+        raise VideoError(Verdict.TOO_SMALL, f"{size} pixels: flow needs at least {MIN_SIDE} a side")
+    if frames.dtype == np.float32:
+        low, high = frames.min(), frames.max()
+        if not (low >= 0 and high <= 255):  # a NaN fails both comparisons
+            raise ValueError(f"float frames must lie in 0..255 without NaN, these span {low} to {high}")
+
+
+def backends(method: str) -> dict[str, str]:
+    """Backend names of ``method``, each with why it cannot run here ("" where it can)."""
+    return {name: _load(path).unavailable() for name, path in BACKENDS[method].items()}
+
+
+def find(method: str, backend: str | None = None) -> type[FlowAlgorithm]:
+    """The class of a method on a backend; without a backend the first that works here.
+
+    Raises UsageError for an unknown name, RefusedError saying why where it cannot run on this machine.
+    """
+    if method not in BACKENDS:
+        raise UsageError(f"{method}: no such flow method.{did_you_mean(method, list(METHODS))}")
+    known = BACKENDS[method]
+    if not known:
+        raise RefusedError(f"{NEEDS[method]}. Methods that work here: {', '.join(m for m in METHODS if BACKENDS[m])}.")
+    if backend:
+        if backend not in known:
+            raise UsageError(f"{method} has no backend {backend!r}.{did_you_mean(backend, list(known))}")
+        known = {backend: known[backend]}
+    reasons = []
+    for name, path in known.items():
+        algorithm = _load(path)
+        reason = algorithm.unavailable()
+        if not reason:
+            return algorithm
+        reasons.append(f"{name}: {reason}")
+    raise RefusedError(f"{method} cannot run here. " + " ".join(reasons))
+
+
+def get(method: str, backend: str | None = None, **parameters: Any) -> FlowAlgorithm:
+    """A flow algorithm, ready to run: ``get("dis", preset="medium").flow(frames)``."""
+    algorithm = find(method, backend)
+    return algorithm(algorithm.parameters_type.of(method, parameters))
+
+
+def _load(path: str) -> type[FlowAlgorithm]:
+    module, name = path.split(":")
+    algorithm: type[FlowAlgorithm] = getattr(import_module(module), name)
+    return algorithm

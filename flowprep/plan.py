@@ -1,0 +1,217 @@
+"""Videos to shards: who works on what, and which rows of which array are whose.
+
+A plan is made once, written once, and read by every task. A shard is a list of videos (some minutes of work) and, in
+each array that its videos should need, a run of whole blocks (shard files of 2048 rows) that nobody else writes:
+
+    flow_240x320   | shard 0: blocks 0 1 2 | shard 1: blocks 3 4 | ... |   overflow of 0   |   overflow of 1   | ...
+
+Headers may lie: a shard whose videos turn out longer than planned, or of another size, goes on in its own overflow
+blocks behind the planned ones. Rows that nobody writes cost nothing: their files do not exist.
+
+A retry or an extension is a new generation with a plan of its own, whose blocks begin behind all used ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowprep.config import FORMAT_VERSION, Settings, VideoConfig
+from flowprep.errors import RefusedError
+from flowprep.types import Probe, Video
+
+SHARD_SECONDS = (10.0, 240.0)  # work in one shard on one core: short enough to lose, long enough to be worth a task
+SHARDS_AIMED = 32  # so that a small dataset keeps several workers busy too
+BYTES_PER_FRAME = 5000  # of a compressed file whose header says nothing: for the estimate of work ...
+FEWEST_BYTES_PER_FRAME = 200  # ... and for the rows to reserve
+BLOCK = 2048  # rows of one shard file (flowprep.store.shardfile.SLOTS)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A run of blocks in one array."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The videos of one task, in order, and the blocks it may write."""
+
+    videos: tuple[Video, ...]
+    blocks: dict[str, Blocks]  # array of flow (either direction: they share rows) or frames -> its blocks
+    fields: int = 0  # expected, for the progress display
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One generation of work."""
+
+    generation: int
+    settings: Settings
+    root: str  # absolute folder that video ids start from
+    shards: tuple[Shard, ...]
+    ends: dict[str, int] = field(default_factory=dict)  # first block behind the planned ones, array by array
+    base: int = 0  # the same for arrays that were not foreseen
+
+    def overflow(self, shard: int, array: str) -> int:
+        """First block of the overflow of ``shard`` in ``array``; it has room for its longest thinkable videos."""
+        room = -(-self.settings.video.max_frames // BLOCK) * max(1, *(len(item.videos) for item in self.shards))
+        return self.ends.get(array, self.base) + shard * room
+
+    def to_bytes(self) -> bytes:
+        tree = {
+            "format": FORMAT_VERSION,
+            "generation": self.generation,
+            "settings": self.settings.to_json(),
+            "settings_fingerprint": self.settings.fingerprint(),
+            "root": self.root,
+            "ends": self.ends,
+            "base": self.base,
+            "shards": [
+                {
+                    "videos": [vars(video) for video in shard.videos],
+                    "blocks": {name: [run.first, run.count] for name, run in shard.blocks.items()},
+                    "fields": shard.fields,
+                }
+                for shard in self.shards
+            ],
+        }
+        return json.dumps(tree, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Plan:
+        try:
+            tree: dict[str, Any] = json.loads(data)
+            if tree["format"] != FORMAT_VERSION:
+                raise RefusedError(
+                    f"{where}: dataset format {tree['format']}, this flowprep reads format {FORMAT_VERSION}."
+                )
+            shards = tuple(
+                Shard(
+                    tuple(Video.from_json(video) for video in shard["videos"]),
+                    {name: Blocks(*run) for name, run in shard["blocks"].items()},
+                    shard["fields"],
+                )
+                for shard in tree["shards"]
+            )
+            settings = Settings.from_json(tree["settings"])
+            return cls(tree["generation"], settings, tree["root"], shards, tree["ends"], tree["base"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RefusedError(f"{where}: damaged plan ({error!r}).") from None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one video should need."""
+
+    flow: tuple[int, int] | None  # (height, width) in px of its fields; None = unknown
+    rgb: tuple[int, int] | None  # of its stored frames; None = unknown or not stored
+    fields: int  # expected
+    rows: int  # to reserve, at most
+    decoded: int  # frames to decode
+
+
+def estimate(video: Video, probe: Probe | None, settings: Settings) -> Estimate:
+    """Fields and sizes from the header; from the file's size where there is no header to read."""
+    size = max(0, video.size)
+    if probe is None or (probe.frames <= 1 and not probe.fps):
+        decoded, most = 1 + size // BYTES_PER_FRAME, 2 + size // FEWEST_BYTES_PER_FRAME
+    else:
+        decoded = most = probe.frames
+    most = min(most, settings.video.max_frames)
+    kept = _kept(decoded, probe.fps if probe else 0.0, settings.video)
+    flow = rgb = None
+    if probe and probe.width > 0 and probe.height > 0:
+        flow = settings.video.flow_size(probe.height, probe.width)
+        rgb = settings.storage.frames_size(probe.height, probe.width)
+    return Estimate(flow, rgb, max(0, kept - 1), max(1, _kept(most, 0.0, settings.video)), decoded)
+
+
+def _kept(frames: int, fps: float, config: VideoConfig) -> int:
+    if config.fps and fps:
+        return min(frames, 1 + int(frames * config.fps / fps))
+    return -(-frames // config.stride)
+
+
+def make_plan(
+    videos: Sequence[tuple[Video, Probe | None]],
+    settings: Settings,
+    root: str,
+    *,
+    seconds: Callable[[Estimate], float],
+    generation: int = 0,
+    used: dict[str, int] | None = None,
+) -> Plan:
+    """Cut ``videos`` into shards.
+
+    Parameters
+    ----------
+    videos: with what their headers say; None where that could not be read.
+    seconds: expected work of one video on one core.
+    used: first unused block of every array that already exists (a later generation).
+    """
+    guesses = [(video, estimate(video, probe, settings)) for video, probe in videos]
+    weighed = [(video, guess, seconds(guess)) for video, guess in guesses]
+    # Videos of one size side by side: a shard that mixes sizes writes a file of each.
+    weighed.sort(key=lambda item: (item[1].flow or (0, 0), item[1].rgb or (0, 0), item[0].id))
+    total = sum(cost for _, _, cost in weighed)
+    aim = min(max(total / SHARDS_AIMED, SHARD_SECONDS[0]), SHARD_SECONDS[1])
+
+    groups: list[list[tuple[Video, Estimate]]] = []
+    filled = aim
+    for video, guess, cost in weighed:
+        if filled + cost / 2 > aim:  # the nearer of the two ways to round
+            groups.append([])
+            filled = 0.0
+        groups[-1].append((video, guess))
+        filled += cost
+
+    ends = dict(used or {})
+    base = max(ends.values(), default=0)
+    shards = []
+    for group in groups:
+        blocks = {name: Blocks(ends.get(name, 0), count) for name, count in _reserve(group).items()}
+        ends |= {name: run.first + run.count for name, run in blocks.items()}
+        fields = sum(guess.fields for _, guess in group)
+        shards.append(Shard(tuple(video for video, _ in group), blocks, fields))
+    return Plan(generation, settings, root, tuple(shards), ends, base)
+
+
+def _reserve(group: list[tuple[Video, Estimate]]) -> dict[str, int]:
+    """Blocks that the videos of a shard fill, array by array, placed in order as :class:`Allocator` does."""
+    allocators: dict[str, Allocator] = {}
+    for _, guess in group:
+        for kind, size, rows in (("flow", guess.flow, guess.rows - 1), ("frames", guess.rgb, guess.rows)):
+            if size and rows > 0:
+                name = f"{kind}_{size[0]}x{size[1]}"
+                allocators.setdefault(name, Allocator(0)).place(rows)
+    return {name: -(-allocator.next // BLOCK) for name, allocator in allocators.items()}
+
+
+@dataclass
+class Allocator:
+    """Rows of one array, in order: a video starts in the current block if it fits there whole, else in a new one.
+
+    That rule (next fit) is monotone: shorter videos than planned never need more blocks than planned.
+    """
+
+    next: int  # the next free row
+    limit: int | None = None  # first row that is not ours; None = no limit
+    overflow: int = 0  # first row of the overflow, used from the first video on that does not fit
+
+    def place(self, rows: int) -> int:
+        """First row for a video of ``rows`` rows, which are then taken."""
+        start = self._start(rows)
+        if self.limit is not None and start + rows > self.limit:
+            self.next, self.limit = self.overflow, None
+            start = self._start(rows)
+        self.next = start + rows
+        return start
+
+    def _start(self, rows: int) -> int:
+        left = -self.next % BLOCK
+        return self.next if rows <= left or not left else self.next + left

@@ -1,0 +1,90 @@
+"""Flow in pixels to integers in [0, 255], and back.
+
+Every convention stores, for each component of each field, a ``scale`` and a ``zero`` with
+
+    v = (q - zero) * scale        v in px, q in [0, 255]
+
+so one formula reads all of them.
+
+=============  ==========================  ======================  ==================================================
+range          scale                       zero                    notes
+=============  ==========================  ======================  ==================================================
+field          (max v - min v) / 254       an integer              the two-stream paper's own range of each field
+fixed, exact   bound / 127                 128                     symmetric: a mirrored field is 256 - q, without bias
+fixed, round   2 bound / 255               127.5                   denseflow, dense_flow: q = rint(255 (v + b) / 2b)
+fixed, trunc   2 bound / 255               127                     flowty, mmaction2: q = floor(255 (v + b) / 2b)
+=============  ==========================  ======================  ==================================================
+
+``field`` divides by 254, not 255: the integer zero point shifts the range by up to half a level, and nothing may clip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowprep.config import StorageConfig
+
+LARGEST_ZERO = 2.0**22  # (q - zero) stays exact in float32
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Fields as integers, with what inverts them."""
+
+    levels: NDArray[np.uint8]  # (N, 2, H, W)
+    scale: NDArray[np.float32]  # (N, 2) px per level
+    zero: NDArray[np.float32]  # (N, 2) level that stands for 0 px; may lie outside [0, 255]
+
+
+def quantise(flow: NDArray[np.float32], config: StorageConfig) -> Quantised:
+    """``flow`` (N, 2, H, W) px to levels. Fixed ranges clip at ``config.bound``; a field's own range clips nothing."""
+    if config.range == "field":
+        scale, zero = _field_range(flow)
+    else:
+        scale, zero = _fixed_range(len(flow), config.bound, config.rounding)
+    levels = flow * _inverse(scale)[:, :, None, None]
+    # floor and rint of the same expression: trunc's zero is half a level below round's.
+    if config.range == "fixed" and config.rounding == "trunc":
+        np.floor(np.add(levels, np.float32(127.5), out=levels), out=levels)
+    else:
+        np.rint(np.add(levels, zero[:, :, None, None], out=levels), out=levels)
+    np.clip(levels, 0, 255, out=levels)
+    return Quantised(levels.astype(np.uint8), scale, zero)
+
+
+def dequantise(levels: NDArray[np.uint8], scale: NDArray[np.float32], zero: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Levels (N, 2, H, W) with their (N, 2) scale and zero back to px, float32."""
+    values = levels.astype(np.float32)
+    values -= zero[:, :, None, None]
+    values *= scale[:, :, None, None]
+    return values
+
+
+def _field_range(flow: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scale and integer zero point of each component's own range. A constant field decodes to exactly itself."""
+    low = flow.min(axis=(2, 3)).astype(np.float64)
+    high = flow.max(axis=(2, 3)).astype(np.float64)
+    largest = np.maximum(np.abs(low), np.abs(high))
+    scale = np.maximum((high - low) / 254, largest / LARGEST_ZERO)
+    constant = low == high
+    scale = np.where(constant, np.abs(low), scale).astype(np.float32)  # 0 for an all-zero field: it decodes to 0
+    inverse = _inverse(scale)
+    zero = np.where(constant, np.where(low < 0, 1, 0), np.rint(-low * inverse))
+    return scale, zero.astype(np.float32)
+
+
+def _fixed_range(count: int, bound: float, rounding: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    scale, zero = {
+        "exact": (bound / 127, 128.0),
+        "round": (2 * bound / 255, 127.5),
+        "trunc": (2 * bound / 255, 127.0),
+    }[rounding]
+    return np.full((count, 2), scale, np.float32), np.full((count, 2), zero, np.float32)
+
+
+def _inverse(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / scale, and 0 where the scale is 0."""
+    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)

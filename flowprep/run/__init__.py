@@ -1,0 +1,1 @@
+"""Where tasks run, and the one loop that hands them out."""

@@ -1,0 +1,375 @@
+"""An extraction from its configuration to its exit code: list, plan, run what is missing, finalise, sum up."""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+
+from flowprep import flow, shard
+from flowprep.annotations import Source, read_source
+from flowprep.config import ExtractConfig, Settings
+from flowprep.errors import ExitCode, RefusedError, StoreError, UnfinishedError, UsageError, Verdict
+from flowprep.plan import Estimate, Plan, estimate, make_plan
+from flowprep.run.progress import Progress
+from flowprep.run.window import drive
+from flowprep.sandbox import STOP, Limits, Sandbox
+from flowprep.store import layout
+from flowprep.store.blobs import LocalStore
+from flowprep.store.commits import committed_shards, read_commits, rows_in_force, tally
+from flowprep.store.plans import planned_videos, read_plans, write_plan
+from flowprep.types import LedgerRow, Probe, ShardResult, Video
+
+FLOW_RATIO = 60.0  # float32 bytes of a field to stored bytes, for the estimate
+FRAME_BYTES_PER_PIXEL = 0.25  # of a stored RGB frame, for the estimate
+OTHER_SECONDS_PER_FRAME = 0.004  # decode, quantise, encode, for the estimate
+LISTED = 10  # names in an error before "and 90 more"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run ends with."""
+
+    verdicts: dict[str, int]  # videos by verdict, over the whole dataset
+    failures: list[LedgerRow]  # rows that are not ok
+    fields: int  # stored, in each direction
+    bytes: int  # of all stored files
+    shards_run: int  # in this run; 0 = there was nothing to do
+    seconds: float  # wall time of this run
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What --dry-run prints."""
+
+    plan: Plan
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    seconds: float = 0.0  # on one core
+
+    @property
+    def videos(self) -> int:
+        return sum(len(item.videos) for item in self.plan.shards)
+
+    @property
+    def frames(self) -> int:
+        return sum(guess.decoded for guess in self.estimates.values())
+
+    @property
+    def fields(self) -> int:
+        return sum(guess.fields for guess in self.estimates.values())
+
+    @property
+    def bytes(self) -> int:
+        """Expected size of the dataset."""
+        directions = 2 if self.plan.settings.flow.direction == "both" else 1
+        total = 0.0
+        for guess in self.estimates.values():
+            if guess.flow:
+                total += guess.fields * directions * guess.flow[0] * guess.flow[1] * 8 / FLOW_RATIO
+            if guess.rgb:
+                total += (guess.fields + 1) * guess.rgb[0] * guess.rgb[1] * FRAME_BYTES_PER_PIXEL
+        return int(total)
+
+
+def resolve(config: ExtractConfig) -> Settings:
+    """The complete settings: the backend chosen, every parameter of the method named, the engine's version noted."""
+    chosen = config.flow
+    algorithm = flow.find(chosen.method, chosen.backend or None)
+    parameters = algorithm.parameters_type.of(chosen.method, chosen.parameters).to_json()
+    full = replace(chosen, backend=algorithm.backend, parameters=parameters)
+    return Settings(config.video, full, config.storage, algorithm.engine())
+
+
+class Extraction:
+    """One run of ``flowprep extract``.
+
+    ``say`` receives lines for the user (notes, not results); ``quiet`` turns off the progress display.
+    """
+
+    def __init__(self, config: ExtractConfig, say: Callable[[str], None] = print, *, quiet: bool = False) -> None:
+        if not config.source.path:
+            raise UsageError("no source: name a folder of videos or a list file.")
+        if not config.output:
+            raise UsageError("no output: name the dataset to write, for example ucf101.zarr.")
+        self.config = config
+        self.say = say
+        self.quiet = quiet
+        self.settings = resolve(config)
+        self.output = Path(config.output)
+        self.store = LocalStore(self.output)
+        self.workers = config.run.workers or len(os.sched_getaffinity(0))
+        self.limits = Limits(config.run.stall_seconds, config.run.memory_limit)
+        self._refuse_foreign_output()
+
+    def dry_run(self) -> Expectation:
+        """The plan for what is still to do, without writing anything."""
+        source = self._source()
+        plans = read_plans(self.store)
+        self._check(plans, source)
+        if not plans:
+            return self._plan(source, list(source.videos), 0)
+        videos = self._new_or_changed(source, plans) if self.config.run.extend else []
+        done = committed_shards(self.store)
+        for plan in plans:
+            for k, item in enumerate(plan.shards):
+                videos += [] if (plan.generation, k) in done else item.videos
+        return self._plan(source, videos, len(plans))
+
+    def run(self) -> Summary:
+        """Do what is missing and sum up. Raises UnfinishedError when told to stop by a signal."""
+        started = time.monotonic()
+        source = self._source()
+        plans = read_plans(self.store)
+        self._check(plans, source)
+        self.store.sweep()
+        shards_run = 0
+        with _signals():
+            if not plans:
+                plans = [self._write(self._first_plan(source))]
+            for plan in plans:
+                shards_run += self._run_shards(plan)
+            if again := self._to_plan_again(source, plans):
+                plans.append(self._write(self._plan(source, again, len(plans)).plan))
+                shards_run += self._run_shards(plans[-1])
+        return self._summary(plans, shards_run, started)
+
+    def _source(self) -> Source:
+        chosen = self.config.source
+        source = read_source(
+            Path(chosen.path),
+            Path(chosen.annotations) if chosen.annotations else None,
+            chosen.layout,
+            Path(chosen.root) if chosen.root else None,
+        )
+        if source.ignored:
+            self.say(f"Not taken for videos: {_some(source.ignored)}")
+        return source
+
+    def _refuse_foreign_output(self) -> None:
+        """A folder that holds something else must not get our files mixed in."""
+        if self.output.exists() and not self.output.is_dir():
+            raise UsageError(f"{self.output} is a file: name a new folder, for example {self.output}.zarr.")
+        if self.output.is_dir() and any(self.output.iterdir()) and not self.store.path(layout.PLANS).is_dir():
+            raise RefusedError(f"{self.output} exists and is not a flowprep dataset: name another folder.")
+
+    def _check(self, plans: list[Plan], source: Source) -> None:
+        """Refuse changed settings, and a changed source unless --extend takes it in."""
+        if not plans:
+            return
+        written = plans[0].settings
+        if written.fingerprint() != self.settings.fingerprint():
+            changes = "\n  ".join(written.differences(self.settings))
+            raise RefusedError(
+                f"{self.output} was made with other settings ({written.fingerprint()[:12]} there, "
+                f"{self.settings.fingerprint()[:12]} here); what differs:\n  {changes}\n"
+                "Give the same settings again, or write to another folder."
+            )
+        planned = planned_videos(plans)
+        changed = [video.id for video in self._new_or_changed(source, plans)]
+        gone = sorted(planned.keys() - {video.id for video in source.videos})
+        if changed and not self.config.run.extend:
+            raise RefusedError(
+                f"The source has changed since {self.output} was planned. New or of another size: {_some(changed)}. "
+                "Add --extend to take them in."
+            )
+        if gone:
+            self.say(f"No longer in the source (what is stored of them stays): {_some(gone)}")
+
+    @staticmethod
+    def _new_or_changed(source: Source, plans: list[Plan]) -> list[Video]:
+        planned = planned_videos(plans)
+        return [video for video in source.videos if video.id not in planned or planned[video.id].size != video.size]
+
+    def _to_plan_again(self, source: Source, plans: list[Plan]) -> list[Video]:
+        """Videos for a new generation: grown or changed ones with --extend, failed ones with --retry-status."""
+        again = {video.id: video for video in self._new_or_changed(source, plans)} if self.config.run.extend else {}
+        verdicts = self.config.run.retry_verdicts()
+        if verdicts:
+            present = {video.id: video for video in source.videos}
+            rows = rows_in_force(read_commits(self.store))
+            again |= {id: present[id] for id, row in rows.items() if row.verdict in verdicts and id in present}
+        return [again[id] for id in sorted(again)]
+
+    def _plan(self, source: Source, videos: list[Video], generation: int) -> Expectation:
+        """Probe the headers of ``videos`` and cut them into shards."""
+        probes = probe_all(source.root, videos, self.limits, self.workers)
+        pairs = list(zip(videos, probes, strict=True))
+        chosen = self.settings.flow
+        algorithm = flow.get(chosen.method, chosen.backend, **chosen.parameters)
+        directions = 2 if chosen.direction == "both" else 1
+
+        def seconds(guess: Estimate) -> float:
+            height, width = guess.flow or (256, 340)
+            each = algorithm.seconds_per_megapixel() * height * width / 1e6
+            return guess.fields * each * directions + guess.decoded * OTHER_SECONDS_PER_FRAME
+
+        used = _used_blocks(self.store) if generation else {}
+        plan = make_plan(pairs, self.settings, str(source.root), seconds=seconds, generation=generation, used=used)
+        guesses = {video.id: estimate(video, probe, self.settings) for video, probe in pairs}
+        return Expectation(plan, guesses, sum(map(seconds, guesses.values())))
+
+    def _first_plan(self, source: Source) -> Plan:
+        self.say(f"Planning {len(source.videos):,} videos.")
+        try:
+            expected = self._plan(source, list(source.videos), 0)
+        except UnfinishedError:
+            raise UnfinishedError("Stopped while planning; run the same command to start again.") from None
+        free = free_bytes(self.output)
+        if expected.bytes > free:
+            self.say(
+                f"Warning: about {expected.bytes / 1e9:,.1f} GB will be written, {free / 1e9:,.1f} GB are free there."
+            )
+        return expected.plan
+
+    def _write(self, plan: Plan) -> Plan:
+        """Publish a plan; if another run has just published that generation, theirs holds."""
+        if write_plan(self.store, plan):
+            return plan
+        theirs = read_plans(self.store)[plan.generation]
+        if theirs.settings.fingerprint() != plan.settings.fingerprint():
+            raise RefusedError(f"{self.output}: another run has just planned it with other settings.")
+        return theirs
+
+    def _run_shards(self, plan: Plan) -> int:
+        """Run the shards of ``plan`` that have no commit record; how many that were."""
+        todo = shard.pending(self.store, plan)
+        if not todo:
+            return 0
+        from flowprep.run.dask import local_engine  # costs a second: not for a run with nothing to do
+
+        total = len(plan.shards)
+        done = total - len(todo)
+        if done:
+            self.say(f"Continuing: {done} of {total} shards are done.")
+        videos = sum(len(plan.shards[k].videos) for k in todo)
+        fields = sum(plan.shards[k].fields for k in todo)
+        workers = min(self.workers, len(todo))
+
+        def committed(_result: ShardResult) -> None:
+            nonlocal done
+            done += 1
+
+        with Progress(videos, fields, quiet=self.quiet) as progress:
+            shard.listener = progress
+            try:
+                with local_engine(str(self.output), plan.generation, self.limits, workers) as engine:
+                    drive(engine, todo, committed)
+            except UnfinishedError:
+                raise UnfinishedError(
+                    f"Stopped: {done} of {total} shards are committed; run the same command to continue."
+                ) from None
+            except StoreError as error:
+                raise StoreError(f"{error} {done} of {total} shards are committed.") from None
+            finally:
+                shard.listener = shard.Listener()
+        return len(todo)
+
+    def _summary(self, plans: list[Plan], shards_run: int, started: float) -> Summary:
+        commits = read_commits(self.store)
+        rows = rows_in_force(commits)
+        if shards_run or not self.store.exists("zarr.json"):
+            from flowprep.store.finalise import finalise
+
+            finalise(self.store, plans, commits)
+        failures = [row for row in rows.values() if row.verdict is not Verdict.OK]
+        allowed = self.config.run.failures_allowed(len(rows))
+        return Summary(
+            verdicts=tally(rows),
+            failures=failures,
+            fields=sum(row.flow.length for row in rows.values() if row.flow),
+            bytes=sum(item.bytes for commit in commits for item in commit.files),
+            shards_run=shards_run,
+            seconds=time.monotonic() - started,
+            exit_code=ExitCode.OK if len(failures) <= allowed else ExitCode.REFUSED,
+        )
+
+
+def probe_all(root: Path, videos: Sequence[Video], limits: Limits, workers: int) -> list[Probe | None]:
+    """Read every header, in sandboxed processes: a file may crash the demuxer as well as the decoder."""
+    results: list[Probe | None] = [None] * len(videos)
+    jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for index, video in enumerate(videos):
+        if not video.refused and video.size > 0:
+            jobs.put(index)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        box = Sandbox(limits)
+        try:
+            while True:
+                index = jobs.get_nowait()
+                results[index] = box.probe(root / videos[index].id)
+        except queue.Empty:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
+            errors.append(error)
+        finally:
+            box.close()
+
+    threads = [threading.Thread(target=work) for _ in range(min(workers, jobs.qsize()))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run in good order: what is in flight is given up, what is committed stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if STOP.is_set():  # asked twice: at once; the children see their stdin end
+            os._exit(ExitCode.UNFINISHED)
+        STOP.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        STOP.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _used_blocks(store: LocalStore) -> dict[str, int]:
+    """First block behind everything committed, for each array whose rows a plan hands out."""
+    from flowprep.store.layout import ArrayName
+
+    used: dict[str, int] = {}
+    for commit in read_commits(store):
+        for item in commit.files:
+            name, _, chunk = item.key.partition("/c/")
+            try:
+                array = ArrayName.parse(name)
+            except ValueError:
+                continue
+            rows_of = str(array.turned("flow")) if array.is_flow else name
+            used[rows_of] = max(used.get(rows_of, 0), int(chunk.split("/")[0]) + 1)
+    return used
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:LISTED])
+    return f"{shown} and {len(names) - LISTED:,} more" if len(names) > LISTED else shown
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the disk that ``path`` (or its nearest existing parent) lies on."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

@@ -1,0 +1,291 @@
+"""The process that a bad video may kill.
+
+A decoder fed with a damaged file can crash, hang or eat all memory. So every video is worked on in a child process that
+the worker owns, with a memory limit and a limit on silence. A video that kills its child gets a fresh one and one more
+chance; if it kills that too, the fault is its own and its verdict says how.
+
+    parent                                   child  (python -m flowprep.sandbox)
+    Sandbox.extract(job)  --- JSON line -->  stdin
+                          <-- JSON lines --  {"progress": 12} ... {"row": {...}} | {"failed": kind, "text": ...}
+
+The child ends when its stdin does: whoever kills the parent, no child outlives it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import queue
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from flowprep.config import Settings
+from flowprep.errors import RefusedError, StoreError, UnfinishedError, Verdict, VideoError
+from flowprep.types import LedgerRow, Probe
+
+START_SECONDS = 120.0  # for a child to import its libraries, on a slow or busy disk
+VIDEOS_PER_CHILD = 500  # then a fresh one: a slow leak in a decoder must not add up
+STRIKES = 2  # tries before a crash, a hang or a want of memory is the video's own fault
+KILLS = 6  # tries before SIGKILL is: it mostly comes from outside (a person, a job manager, the kernel short of memory)
+TAIL = 400  # characters of the child's last words in a verdict
+
+# One thread a process, for every library that would start its own; OpenCV's wheels do not listen to OMP_NUM_THREADS.
+CHILD_ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1"),
+    "MALLOC_ARENA_MAX": "2",
+    "PYTHONUNBUFFERED": "1",
+}
+
+STOP = threading.Event()  # set by a driver that was told to end: every wait in this process gives up
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may use."""
+
+    silence_seconds: float = 120.0  # without a new block of fields
+    memory_mib: int = 4096  # address space
+
+
+class ChildError(Exception):
+    """The child did not answer. ``verdict`` is what that means if the video is to blame; ``outside``: it hardly is."""
+
+    def __init__(self, verdict: Verdict, reason: str, *, outside: bool = False) -> None:
+        super().__init__(reason)
+        self.verdict = verdict
+        self.reason = reason
+        self.outside = outside
+
+
+_all: weakref.WeakSet[Sandbox] = weakref.WeakSet()
+
+
+def close_all() -> None:
+    """End every child of this process."""
+    for box in list(_all):
+        box.close()
+
+
+class Sandbox:
+    """One child process and the conversation with it. Used by one thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        self._buffer = b""
+        self._videos = 0
+        _all.add(self)
+
+    def extract(
+        self, settings: Settings, path: Path, id: str, folder: Path, progress: Callable[[int], None]
+    ) -> LedgerRow:
+        """The row of one video, its files in ``folder`` (emptied before each try); one failure is not held against it.
+
+        Raises StoreError, RefusedError (the method cannot run) and UnfinishedError (told to stop).
+        """
+        job = {"extract": id, "path": str(path), "folder": str(folder), "settings": settings.to_json()}
+        strikes = kills = 0
+        while True:
+            for leftover in folder.iterdir():
+                leftover.unlink()
+            try:
+                row = LedgerRow.from_json(self._ask(job, progress)["row"])
+                return replace(row, attempt=1 + strikes + kills)
+            except ChildError as error:
+                self.close()
+                kills += error.outside
+                strikes += not error.outside
+                if strikes >= STRIKES or kills >= KILLS:
+                    return LedgerRow(id, error.verdict, reason=error.reason, attempt=strikes + kills)
+
+    def probe(self, path: Path) -> Probe | None:
+        """What the header of ``path`` says; None if it says nothing usable (the verdict comes with the extraction)."""
+        try:
+            answer = self._ask({"probe": str(path)}, lambda _: None)
+        except ChildError:
+            self.close()
+            return None
+        return Probe(**answer["probe"]) if answer.get("probe") else None
+
+    def close(self) -> None:
+        """End the child, now."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream:
+                stream.close()
+        self._process = self._errors = None
+
+    def _ask(self, job: dict[str, Any], progress: Callable[[int], None]) -> dict[str, Any]:
+        """Send ``job``, wait for its answer."""
+        if self._process is None or self._videos >= VIDEOS_PER_CHILD:
+            self._start()
+        assert self._process and self._process.stdin and self._errors
+        self._videos += 1
+        self._errors.seek(0)
+        self._errors.truncate()
+        try:
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+        while True:
+            answer = self._read(self.limits.silence_seconds)
+            if "progress" in answer:
+                progress(answer["progress"])
+            elif "failed" in answer:
+                raise _failure(answer["failed"], answer["text"])
+            else:
+                return answer
+
+    def _start(self) -> None:
+        self.close()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
+        self._buffer = b""
+        self._videos = 0
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "flowprep.sandbox", str(self.limits.memory_mib)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **CHILD_ENVIRONMENT},
+            start_new_session=True,  # Ctrl-C is for the parent, which decides what becomes of the child
+        )
+        try:
+            self._read(START_SECONDS)
+        except ChildError as error:
+            text = self._last_words()
+            self.close()
+            if error.outside:
+                raise
+            raise RefusedError(f"A worker process does not start: {error.reason}. {text}") from None
+
+    def _read(self, seconds: float) -> dict[str, Any]:
+        """The next line of the child, waited for at most ``seconds``."""
+        assert self._process and self._process.stdout
+        handle = self._process.stdout.fileno()
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._buffer:
+            if STOP.is_set():
+                self.close()
+                raise UnfinishedError("stopped")
+            if time.monotonic() > deadline:
+                raise ChildError(Verdict.TIMEOUT, f"no new frame for {seconds:.0f} s (limit: --stall-seconds)")
+            if select.select([handle], [], [], 0.2)[0]:
+                data = os.read(handle, 1 << 20)
+                if not data:
+                    raise self._death()
+                self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _death(self) -> ChildError:
+        """The ChildError for a child that is gone."""
+        assert self._process
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return ChildError(
+                Verdict.MEMORY, f"its process was killed {KILLS} times, by the system or a user", outside=True
+            )
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return ChildError(Verdict.CRASHED, f"its process died with {name}. {self._last_words()}".strip())
+
+    def _last_words(self) -> str:
+        if not self._errors:
+            return ""
+        self._errors.seek(0)
+        return " ".join(self._errors.read().decode(errors="replace").split())[-TAIL:]
+
+
+def _failure(kind: str, text: str) -> Exception:
+    """The exception for a failure that the child could still report."""
+    if kind == "store":
+        return StoreError(text)
+    if kind == "refused":
+        return RefusedError(text)
+    return ChildError(Verdict.MEMORY if kind == "memory" else Verdict.CRASHED, text)
+
+
+def main() -> None:
+    """The child: answers one job after another until stdin ends."""
+    faulthandler.enable()
+    limit = int(sys.argv[1]) * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Answers get a descriptor of their own; whatever a library prints goes to stderr.
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    from flowprep import opencv
+    from flowprep.extract import Extractor
+
+    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+    extractors: dict[str, Extractor] = {}
+
+    def say(**answer: Any) -> None:
+        channel.write(json.dumps(answer) + "\n")
+
+    say(ready=True)
+    while True:
+        job = json.loads(jobs.get())
+        try:
+            if "probe" in job:
+                say(probe=_probe(Path(job["probe"])))
+                continue
+            key = json.dumps(job["settings"], sort_keys=True)
+            if key not in extractors:
+                extractors[key] = Extractor(Settings.from_json(job["settings"]))
+            row = extractors[key].extract(
+                Path(job["path"]), job["extract"], Path(job["folder"]), lambda count: say(progress=count)
+            )
+            say(row=row.to_json())
+        except MemoryError:
+            say(failed="memory", text="over the memory limit of its process (--memory-limit)")
+        except StoreError as error:
+            say(failed="store", text=str(error))
+        except RefusedError as error:
+            say(failed="refused", text=str(error))
+        except Exception as error:  # noqa: BLE001 - one video must not end the run
+            if isinstance(error, opencv.load().error) and error.code == opencv.load().Error.StsNoMem:
+                say(failed="memory", text="over the memory limit of its process (--memory-limit)")
+            else:
+                traceback.print_exc()
+                say(failed="crash", text=f"internal error, please report it: {type(error).__name__}: {error}"[:TAIL])
+
+
+def _probe(path: Path) -> dict[str, Any] | None:
+    from flowprep.video import probe
+
+    try:
+        return vars(probe(path))
+    except VideoError:
+        return None
+
+
+def _listen(jobs: queue.SimpleQueue[str]) -> None:
+    """Pass on jobs; when the parent is gone, so are we, whatever is being computed."""
+    for line in sys.stdin:
+        jobs.put(line)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""One shard, from its line in the plan to its commit record: the only task there is.
+
+Idempotent: run it twice, on two machines, after any number of kills; the first to commit wins, the others notice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowprep.errors import Verdict
+from flowprep.extract import read_row_file
+from flowprep.plan import BLOCK, Allocator, Plan
+from flowprep.sandbox import Limits, Sandbox
+from flowprep.store import layout
+from flowprep.store.blobs import LocalStore, store_error
+from flowprep.store.commits import Commit, committed_shards, tally
+from flowprep.store.layout import SIDES, ArrayName
+from flowprep.store.shardfile import ShardWriter
+from flowprep.types import LedgerRow, Placement, ShardResult, StoredFile, Video
+from flowprep.versions import versions
+
+
+class Listener:
+    """Hears of every step in this process; a driver that shows progress puts its own in :data:`listener`."""
+
+    def fields(self, count: int) -> None:
+        """``count`` more fields are computed."""
+
+    def video(self, row: LedgerRow) -> None:
+        """A video has its row."""
+
+
+listener = Listener()
+_thread = threading.local()  # each worker thread keeps its sandbox from shard to shard
+
+
+def extract_shard(dataset: str, generation: int, shard: int, limits: Limits) -> ShardResult:
+    """Extract all videos of a shard and commit them.
+
+    Raises StoreError (disk), RefusedError (damaged plan, method not available here), UnfinishedError (told to stop).
+    """
+    store = LocalStore(Path(dataset))
+    plan = _plan(dataset, generation)
+    started = time.monotonic()
+    key = layout.commit_key(generation, shard)
+    if store.exists(key):
+        return _result(Commit.from_bytes(store.get(key), key), "already done")
+
+    with store.scratch() as scratch:
+        rows = []
+        blocks = BlockFiles(scratch, plan, shard)
+        for video in plan.shards[shard].videos:
+            with _folder(scratch / "video") as folder:
+                row = _extract_video(video, plan, limits, folder)
+                if row.verdict is Verdict.OK:
+                    row = blocks.add(row, folder)
+            rows.append(row)
+            listener.video(row)
+        files = blocks.finish()
+        commit = Commit(
+            generation=generation,
+            shard=shard,
+            settings_fingerprint=plan.settings.fingerprint(),
+            files=tuple(item for item, _ in files),
+            rows=tuple(rows),
+            attempt=uuid.uuid4().hex,
+            host=socket.gethostname(),
+            seconds=round(time.monotonic() - started, 3),
+            versions=versions(),
+        )
+        return publish(store, commit, files)
+
+
+def publish(store: LocalStore, commit: Commit, files: list[tuple[StoredFile, Path]]) -> ShardResult:
+    """Put the finished ``files`` at their final keys, then the commit record that makes them true."""
+    key = layout.commit_key(commit.generation, commit.shard)
+    for item, path in files:
+        if store.put_new(item.key, path):
+            continue
+        if store.exists(key):  # another try has committed meanwhile: its files stay
+            return _result(Commit.from_bytes(store.get(key), key), "lost race")
+        if file_sha256(store.path(item.key)) != item.sha256:  # left by a try that never committed
+            store.replace(item.key, path)
+    if not store.put_new_bytes(key, commit.to_bytes()):
+        return _result(Commit.from_bytes(store.get(key), key), "lost race")
+    return _result(commit, "committed")
+
+
+def pending(store: LocalStore, plan: Plan) -> list[int]:
+    """Shards of ``plan`` without a commit record."""
+    done = committed_shards(store)
+    return [k for k in range(len(plan.shards)) if (plan.generation, k) not in done]
+
+
+@lru_cache(maxsize=4)
+def _plan(dataset: str, generation: int) -> Plan:
+    key = layout.plan_key(generation)
+    return Plan.from_bytes(LocalStore(Path(dataset)).get(key), f"{dataset}/{key}")
+
+
+def _extract_video(video: Video, plan: Plan, limits: Limits, folder: Path) -> LedgerRow:
+    if video.refused:
+        return LedgerRow(video.id, Verdict.BAD_PATH, reason=video.refused)
+    box: Sandbox | None = getattr(_thread, "sandbox", None)
+    if box is None or box.limits != limits:
+        box = _thread.sandbox = Sandbox(limits)
+    return box.extract(plan.settings, Path(plan.root) / video.id, video.id, folder, _count_fields)
+
+
+def _count_fields(count: int) -> None:
+    listener.fields(count)  # looked up at each call: the driver may have put in another
+
+
+@dataclass
+class _Block:
+    """One block of one array on its way: the shard file, and its rows of the side arrays."""
+
+    writer: ShardWriter
+    sides: dict[str, NDArray[np.float32]]
+
+
+@dataclass
+class BlockFiles:
+    """Gathers the rows of a shard's videos into whole block files, in a scratch folder."""
+
+    folder: Path
+    plan: Plan
+    shard: int
+    _allocators: dict[str, Allocator] = field(default_factory=dict)
+    _blocks: dict[tuple[str, int], _Block] = field(default_factory=dict)
+
+    def add(self, row: LedgerRow, folder: Path) -> LedgerRow:
+        """Take in the row files of one video from ``folder``; its row with the final placements."""
+        assert row.flow
+        flow = self._placed(row.flow)
+        frames = self._placed(row.frames) if row.frames else None
+        kinds = ("flow", "flow_backward") if self.plan.settings.flow.direction == "both" else (None,)
+        for kind in kinds:
+            name = ArrayName.parse(flow.array)
+            self._copy(name.turned(kind) if kind else name, flow.start, folder)
+        if frames:
+            self._copy(ArrayName.parse(frames.array), frames.start, folder)
+        return replace(row, flow=flow, frames=frames)
+
+    def _placed(self, wanted: Placement) -> Placement:
+        name = ArrayName.parse(wanted.array)
+        rows_of = str(name.turned("flow")) if name.is_flow else str(name)  # both directions share their rows
+        if rows_of not in self._allocators:
+            run = self.plan.shards[self.shard].blocks.get(rows_of)
+            overflow = self.plan.overflow(self.shard, rows_of) * BLOCK
+            first = run.first * BLOCK if run else overflow
+            limit = first + run.count * BLOCK if run else None
+            self._allocators[rows_of] = Allocator(first, limit, overflow)
+        return replace(wanted, start=self._allocators[rows_of].place(wanted.length))
+
+    def _copy(self, array: ArrayName, start: int, folder: Path) -> None:
+        lengths, sides, payload = read_row_file(folder, array)
+        try:
+            with payload.open("rb") as file:
+                for i, length in enumerate(lengths):
+                    number, slot = divmod(start + i, BLOCK)
+                    block = self._block(array, number)
+                    block.writer.append(slot, file.read(length))
+                    for side, values in sides.items():
+                        block.sides[side][slot] = values[i]
+        except OSError as error:
+            raise store_error(self.folder, error) from error
+
+    def _block(self, array: ArrayName, number: int) -> _Block:
+        key = (str(array), number)
+        if key not in self._blocks:
+            names = SIDES if array.is_flow else {}
+            sides = {side: np.zeros((BLOCK, *shape), np.float32) for side, shape in names.items()}
+            self._blocks[key] = _Block(ShardWriter(self.folder / f"{array}.{number}"), sides)
+        return self._blocks[key]
+
+    def finish(self) -> list[tuple[StoredFile, Path]]:
+        """Complete all files: what each is called in the dataset, and where it lies now."""
+        files = []
+        try:
+            for (array, number), block in sorted(self._blocks.items()):
+                digest = block.writer.finish()
+                size = block.writer.path.stat().st_size
+                files.append((StoredFile(layout.shard_key(array, number), size, digest), block.writer.path))
+                for side, values in block.sides.items():
+                    path = self.folder / f"{array}.{number}.{side}"
+                    data = values.astype("<f4").tobytes()
+                    path.write_bytes(data)
+                    name = layout.side_key(array, side, number)
+                    files.append((StoredFile(name, len(data), hashlib.sha256(data).hexdigest()), path))
+        except OSError as error:
+            raise store_error(self.folder, error) from error
+        return files
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    try:
+        path.mkdir()
+    except OSError as error:
+        raise store_error(path, error) from error
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a stored file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise store_error(path, error) from error
+
+
+def _result(commit: Commit, outcome: str) -> ShardResult:
+    return ShardResult(
+        generation=commit.generation,
+        shard=commit.shard,
+        verdicts=tally({row.id: row for row in commit.rows}),
+        fields=sum(row.flow.length for row in commit.rows if row.flow),
+        bytes=sum(item.bytes for item in commit.files),
+        seconds=commit.seconds,
+        outcome=outcome,
+    )

@@ -1,0 +1,79 @@
+"""Commit records: the only truth about what is in a dataset, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowprep.errors import RefusedError, Verdict
+from flowprep.store import layout
+from flowprep.store.blobs import LocalStore
+from flowprep.types import LedgerRow, StoredFile
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one task stored: written once, never changed."""
+
+    generation: int
+    shard: int
+    settings_fingerprint: str
+    files: tuple[StoredFile, ...]
+    rows: tuple[LedgerRow, ...]
+    attempt: str  # unique name of the try that won
+    host: str
+    seconds: float  # wall time of that try
+    versions: dict[str, str] = field(default_factory=dict)  # of the libraries at work
+
+    def to_bytes(self) -> bytes:
+        tree = {
+            **{key: value for key, value in vars(self).items() if key not in ("files", "rows")},
+            "files": [vars(item) for item in self.files],
+            "rows": [row.to_json() for row in self.rows],
+        }
+        return json.dumps(tree, separators=(",", ":"), sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Commit:
+        try:
+            tree: dict[str, Any] = json.loads(data)
+            return cls(
+                **{
+                    **tree,
+                    "files": tuple(StoredFile(**item) for item in tree["files"]),
+                    "rows": tuple(LedgerRow.from_json(row) for row in tree["rows"]),
+                }
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise RefusedError(f"{where}: damaged commit record ({error}).") from None
+
+
+def committed_shards(store: LocalStore) -> set[tuple[int, int]]:
+    """(generation, shard) of every commit record, from the listing alone."""
+    found = (layout.parse_commit_key(key) for key in store.keys(layout.COMMITS))
+    return {item for item in found if item is not None}
+
+
+def read_commits(store: LocalStore) -> list[Commit]:
+    """All commit records, oldest generation first."""
+    shards = sorted(committed_shards(store))
+    keys = [layout.commit_key(generation, shard) for generation, shard in shards]
+    return [Commit.from_bytes(store.get(key), str(store.path(key))) for key in keys]
+
+
+def rows_in_force(commits: list[Commit]) -> dict[str, LedgerRow]:
+    """Video id -> its newest row: a later generation replaces an earlier one."""
+    rows: dict[str, LedgerRow] = {}
+    for commit in commits:
+        for row in commit.rows:
+            rows[row.id] = row
+    return dict(sorted(rows.items()))
+
+
+def tally(rows: dict[str, LedgerRow]) -> dict[str, int]:
+    """Videos by verdict, ok first."""
+    counts = {str(verdict): 0 for verdict in Verdict}
+    for row in rows.values():
+        counts[str(row.verdict)] += 1
+    return {verdict: count for verdict, count in counts.items() if count}

@@ -1,0 +1,187 @@
+"""Array metadata and the ``videos`` table, made from the commit records: what plain Zarr readers see.
+
+Everything here is derived, so it may be made again at any time, by anyone, and comes out the same.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BytesCodec, TransposeCodec
+from zarr.storage import LocalStore as ZarrStore
+
+from flowprep.config import Settings
+from flowprep.plan import BLOCK, Plan
+from flowprep.store.blobs import LocalStore
+from flowprep.store.commits import Commit, rows_in_force
+from flowprep.store.layout import SIDES, ArrayName
+from flowprep.store.plans import planned_videos
+from flowprep.store.zarr_codec import Jpeg
+from flowprep.types import SPLITS, LedgerRow
+
+SIDE_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "scale": {"unit": "px per level"},
+    "zero": {"unit": "level that stands for 0 px"},
+    "stats": {"unit": "px", "statistic": ["mean", "minimum", "maximum"], "of": "the original float32 field"},
+}
+
+
+def finalise(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> None:
+    """Write all ``zarr.json`` files and the videos table; readers see the old state or the new one, file by file."""
+    state = fingerprint_of_state(commits)
+    if _state_on_disk(store) == state:
+        return
+    with store.scratch() as folder:
+        target = ZarrStore(folder)
+        settings = plans[-1].settings
+        root = zarr.create_group(target, attributes=_root_attributes(settings, commits, state), overwrite=True)
+        for name, rows in array_lengths(commits).items():
+            _create_array(root, ArrayName.parse(name), rows, settings)
+        _create_videos(root, plans, rows_in_force(commits))
+        with warnings.catch_warnings():
+            # Consolidated metadata is a convention of zarr-python, xarray and GDAL, not yet in the text of Zarr v3.
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(target)
+        made = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        for key in sorted(made, key=lambda key: (key == "zarr.json", key)):  # the root last: it names the others
+            store.replace(key, folder / key)
+
+
+def fingerprint_of_state(commits: list[Commit]) -> str:
+    """Changes when and only when a commit is added."""
+    last = max(((item.generation, item.shard) for item in commits), default=(0, 0))
+    return f"{len(commits)} commits, last {last[0]}.{last[1]}"
+
+
+def array_lengths(commits: Iterable[Commit]) -> dict[str, int]:
+    """Rows of every data array: up to the end of the last committed block."""
+    lengths: dict[str, int] = {}
+    for commit in commits:
+        for item in commit.files:
+            name, _, chunk = item.key.partition("/c/")
+            block = int(chunk.split("/")[0])
+            if not name.endswith(tuple(SIDES)):
+                lengths[name] = max(lengths.get(name, 0), (block + 1) * BLOCK)
+    return dict(sorted(lengths.items()))
+
+
+def _state_on_disk(store: LocalStore) -> str:
+    if not store.exists("zarr.json"):
+        return ""
+    try:
+        attributes = json.loads(store.get("zarr.json"))["attributes"]
+        return str(attributes["flowprep"]["state"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _root_attributes(settings: Settings, commits: list[Commit], state: str) -> dict[str, Any]:
+    versions = commits[-1].versions if commits else {}
+    return {
+        "flowprep": {
+            "state": state,
+            "settings": settings.to_json(),
+            "settings_fingerprint": settings.fingerprint(),
+            "versions": versions,
+            "conventions": {
+                "flow": "channel 0 = u, +x right; channel 1 = v, +y down; pixels per frame step at the stored size",
+                "flow_backward": "row i leads from frame i+1 to frame i",
+                "pixels": "v = (level - zero) * scale, with scale and zero of the same row and channel",
+                "grey": "full-range BT.601 luma",
+                "resize": "frames before flow: area average where they shrink, bicubic where they grow",
+                "empty rows": "rows that no video owns are not stored and read as the fill value",
+            },
+        }
+    }
+
+
+def _create_array(root: zarr.Group, name: ArrayName, rows: int, settings: Settings) -> None:
+    """The metadata of one data array and of its side arrays; their chunks are already there."""
+    shape = (rows, *name.row_shape())
+    root.create_array(
+        str(name),
+        shape=shape,
+        chunks=(1, *shape[1:]),
+        shards=(BLOCK, *shape[1:]),
+        dtype="uint8",
+        # The JPEG codec takes frames with the channels last.
+        filters=None if name.is_flow else [TransposeCodec(order=(0, 2, 3, 1))],
+        serializer=Jpeg(),
+        compressors=None,
+        fill_value=128 if name.is_flow else 0,
+        dimension_names=("field", "component", "y", "x") if name.is_flow else ("frame", "colour", "y", "x"),
+        attributes=_flow_attributes(name, settings) if name.is_flow else {"colour": "RGB"},
+    )
+    if not name.is_flow:
+        return
+    for side, side_shape in SIDES.items():
+        root.create_array(
+            f"{name}_{side}",
+            shape=(rows, *side_shape),
+            chunks=(BLOCK, *side_shape),
+            dtype="float32",
+            serializer=BytesCodec(endian="little"),
+            fill_value=0.0,
+            dimension_names=("field", "component", "statistic")[: 1 + len(side_shape)],
+            attributes=SIDE_ATTRIBUTES[side],
+            compressors=None,
+        )
+
+
+def _flow_attributes(name: ArrayName, settings: Settings) -> dict[str, Any]:
+    return {
+        "component": ["u", "v"],
+        "direction": "backward" if name.kind == "flow_backward" else "forward",
+        "pixels": f"(level - {name}_zero) * {name}_scale",
+        "method": settings.flow.method,
+        "backend": settings.flow.backend,
+    }
+
+
+def _create_videos(root: zarr.Group, plans: list[Plan], rows: dict[str, LedgerRow]) -> None:
+    """One column an array, one row a video, sorted by id."""
+    planned = planned_videos(plans)
+    table = [(planned[id], row) for id, row in rows.items() if id in planned]
+    videos = root.create_group("videos", attributes={"rows": "one for each planned video, sorted by id"})
+    columns: dict[str, np.ndarray[Any, Any]] = {
+        "id": _text(video.id for video, _ in table),
+        "label": _text(video.label for video, _ in table),
+        **{f"split{k + 1}": _text(video.splits[k] for video, _ in table) for k in range(SPLITS)},
+        "status": _text(str(row.verdict) for _, row in table),
+        "reason": _text(row.reason for _, row in table),
+        "array": _text(row.flow.array if row.flow else "" for _, row in table),
+        "start": _integers(row.flow.start if row.flow else -1 for _, row in table),
+        "length": _integers(row.flow.length if row.flow else 0 for _, row in table),
+        "frames_array": _text(row.frames.array if row.frames else "" for _, row in table),
+        "frames_start": _integers(row.frames.start if row.frames else -1 for _, row in table),
+        "frames_length": _integers(row.frames.length if row.frames else 0 for _, row in table),
+        "width": _integers(row.width for _, row in table),
+        "height": _integers(row.height for _, row in table),
+        "fps": np.array([row.fps for _, row in table], np.float64),
+        "sha256": _text(row.sha256 for _, row in table),
+    }
+    for name, values in columns.items():
+        text = values.dtype == object
+        array = videos.create_array(
+            name,
+            shape=values.shape,
+            chunks=(max(1, len(values)),),
+            dtype=str if text else values.dtype,
+            dimension_names=("video",),
+            compressors=None if not text else "auto",
+        )
+        if len(values):
+            array[:] = values
+
+
+def _text(values: Iterable[str]) -> np.ndarray[Any, Any]:
+    return np.array(list(values), dtype=object)
+
+
+def _integers(values: Iterable[int]) -> np.ndarray[Any, Any]:
+    return np.array(list(values), np.int64)

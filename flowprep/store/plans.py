@@ -1,0 +1,26 @@
+"""The plans of a dataset, one file a generation."""
+
+from __future__ import annotations
+
+from flowprep.plan import Plan
+from flowprep.store import layout
+from flowprep.store.blobs import LocalStore
+from flowprep.types import Video
+
+
+def read_plans(store: LocalStore) -> list[Plan]:
+    """All generations, oldest first; empty where there is no dataset."""
+    plans: list[Plan] = []
+    while store.exists(key := layout.plan_key(len(plans))):
+        plans.append(Plan.from_bytes(store.get(key), str(store.path(key))))
+    return plans
+
+
+def write_plan(store: LocalStore, plan: Plan) -> bool:
+    """Publish ``plan``; False if its generation is already planned."""
+    return store.put_new_bytes(layout.plan_key(plan.generation), plan.to_bytes())
+
+
+def planned_videos(plans: list[Plan]) -> dict[str, Video]:
+    """Video id -> its description in the newest plan that names it."""
+    return {video.id: video for plan in plans for shard in plan.shards for video in shard.videos}

@@ -1,0 +1,237 @@
+"""Reading a dataset: videos by name, flow in pixels, frames in RGB."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowprep import codecs
+from flowprep.errors import RefusedError, UsageError, Verdict, did_you_mean
+from flowprep.plan import Plan
+from flowprep.quantise import dequantise
+from flowprep.store import layout
+from flowprep.store.blobs import LocalStore
+from flowprep.store.commits import Commit, read_commits, rows_in_force
+from flowprep.store.layout import SIDES, ArrayName
+from flowprep.store.plans import planned_videos, read_plans
+from flowprep.store.shardfile import SLOTS, ShardReader
+from flowprep.types import LedgerRow, Placement, Video
+
+OPEN_FILES = 64  # shard files kept open by one dataset object
+
+
+@dataclass(frozen=True)
+class VideoRow:
+    """One row of the table of videos: what was planned, and what became of it."""
+
+    video: Video
+    row: LedgerRow
+
+    @property
+    def id(self) -> str:
+        return self.video.id
+
+    @property
+    def label(self) -> str:
+        return self.video.label
+
+    @property
+    def splits(self) -> tuple[str, str, str]:
+        return self.video.splits
+
+    @property
+    def status(self) -> str:
+        return str(self.row.verdict)
+
+    @property
+    def fields(self) -> int:
+        """Number of flow fields (of each direction)."""
+        return self.row.flow.length if self.row.flow else 0
+
+    @property
+    def fps(self) -> float:
+        return self.row.fps
+
+
+class VideoTable(Sequence[VideoRow]):
+    """All planned videos that have an outcome, sorted by id; rows by number or by id."""
+
+    def __init__(self, rows: list[VideoRow]) -> None:
+        self._rows = rows
+        self._by_id = {row.id: row for row in rows}
+
+    @overload
+    def __getitem__(self, key: int | str) -> VideoRow: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[VideoRow]: ...
+    def __getitem__(self, key: int | str | slice) -> VideoRow | Sequence[VideoRow]:
+        if not isinstance(key, str):
+            return self._rows[key]
+        if key not in self._by_id:
+            raise UsageError(f"no video {key!r} in this dataset.{_closest(key, self._by_id)}")
+        return self._by_id[key]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        good = sum(row.row.verdict is Verdict.OK for row in self._rows)
+        return f"<{len(self)} videos, {good} ok>"
+
+
+class Dataset:
+    """A dataset opened for reading; commit records are its only source of truth, so it can be read while it grows.
+
+    Parameters
+    ----------
+    path: the OUT.zarr folder. Raises UsageError where there is no dataset, RefusedError where it is damaged.
+
+    May be shared between threads, forked, and pickled (by its path).
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.store = LocalStore(self.path)
+        if not self.store.exists(layout.plan_key(0)):
+            what = "is not a flowprep dataset" if self.path.exists() else "does not exist"
+            raise UsageError(f"{self.path} {what}. Make one with: flowprep extract SOURCE {self.path}")
+        self.plans: list[Plan] = read_plans(self.store)
+        self.commits: list[Commit] = read_commits(self.store)
+        planned = planned_videos(self.plans)
+        rows = rows_in_force(self.commits)
+        self.settings = self.plans[-1].settings
+        self.videos = VideoTable([VideoRow(planned[id], row) for id, row in rows.items() if id in planned])
+        self._files: OrderedDict[str, ShardReader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Dataset], tuple[Path]]:
+        return Dataset, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"<flowprep dataset {self.path}: {len(self.videos)} videos, {self.settings.flow.method}>"
+
+    def flow(
+        self, video: str | int, start: int = 0, stop: int | None = None, *, direction: str = "forward"
+    ) -> NDArray[np.float32]:
+        """Fields start..stop-1 of a video in pixels: (n, 2, H, W) float32.
+
+        Parameters
+        ----------
+        video: its id, or its row number in :attr:`videos`.
+        start, stop: field numbers, counted as in slices; field i leads from frame i to frame i+1.
+        direction: "forward", or "backward" (field i leads from frame i+1 to frame i) where it was extracted.
+        """
+        array, first, last = self._flow_rows(video, start, stop, direction)
+        levels = self._levels(array, first, last)
+        return dequantise(levels, self._side(array, "scale", first, last), self._side(array, "zero", first, last))
+
+    def levels(
+        self, video: str | int, start: int = 0, stop: int | None = None, *, direction: str = "forward"
+    ) -> NDArray[np.uint8]:
+        """The same fields as stored: (n, 2, H, W) uint8 in [0, 255]."""
+        return self._levels(*self._flow_rows(video, start, stop, direction))
+
+    def stats(
+        self, video: str | int, start: int = 0, stop: int | None = None, *, direction: str = "forward"
+    ) -> NDArray[np.float32]:
+        """Mean, minimum and maximum in px of the original floats: (n, 2, 3) float32."""
+        return self._side(*self._named("stats", self._flow_rows(video, start, stop, direction)))
+
+    def frames(self, video: str | int, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """RGB frames start..stop-1 of a video: (n, 3, H, W) uint8."""
+        row = self._row(video)
+        if row.row.frames is None:
+            raise UsageError(f"{row.id}: its RGB frames were not stored (extract was run with --no-rgb).")
+        array, first, last = self._rows(row.row.frames, start, stop)
+        images = [codecs.decode_rgb(data, array.height, array.width) for data in self._payloads(array, first, last)]
+        out = np.empty((len(images), *array.row_shape()), np.uint8)
+        for i, image in enumerate(images):
+            out[i] = image.transpose(2, 0, 1)
+        return out
+
+    def close(self) -> None:
+        """Close the files that are held open; the object stays usable."""
+        with self._lock:
+            while self._files:
+                self._files.popitem()[1].close()
+
+    def _row(self, video: str | int) -> VideoRow:
+        row = self.videos[video]
+        if row.row.verdict is not Verdict.OK:
+            raise RefusedError(
+                f"{row.id}: nothing is stored for this video, its status is {row.status}: {row.row.reason}"
+            )
+        return row
+
+    def _flow_rows(self, video: str | int, start: int, stop: int | None, direction: str) -> tuple[ArrayName, int, int]:
+        row = self._row(video)
+        stored = self.settings.flow.direction
+        if direction not in ("forward", "backward"):
+            raise UsageError(f"direction {direction!r}: give forward or backward.")
+        if stored not in ("both", direction):
+            raise UsageError(f"{self.path} holds {stored} flow; {direction} flow needs extract --direction both.")
+        assert row.row.flow
+        array, first, last = self._rows(row.row.flow, start, stop)
+        return array.turned("flow" if direction == "forward" else "flow_backward"), first, last
+
+    @staticmethod
+    def _rows(place: Placement, start: int, stop: int | None) -> tuple[ArrayName, int, int]:
+        first, last, _ = slice(start, stop).indices(place.length)
+        return ArrayName.parse(place.array), place.start + first, place.start + max(first, last)
+
+    @staticmethod
+    def _named(side: str, rows: tuple[ArrayName, int, int]) -> tuple[ArrayName, str, int, int]:
+        return rows[0], side, rows[1], rows[2]
+
+    def _levels(self, array: ArrayName, first: int, last: int) -> NDArray[np.uint8]:
+        out = np.empty((last - first, *array.row_shape()), np.uint8)
+        for i, payload in enumerate(self._payloads(array, first, last)):
+            out[i] = codecs.decode_field(payload, array.height, array.width)
+        return out
+
+    def _payloads(self, array: ArrayName, first: int, last: int) -> list[bytes]:
+        """Encoded rows, one read for each block file that they lie in."""
+        found: list[bytes] = []
+        while first < last:
+            block, slot = divmod(first, SLOTS)
+            count = min(SLOTS - slot, last - first)
+            found += self._read(layout.shard_key(array, block), slot, slot + count)
+            first += count
+        return found
+
+    def _read(self, key: str, first: int, last: int) -> list[bytes]:
+        """Encoded rows of one block file, whose index is kept for the next call."""
+        with self._lock:
+            if key not in self._files:
+                try:
+                    self._files[key] = ShardReader(self.store.path(key))
+                except FileNotFoundError:
+                    raise RefusedError(f"{self.store.path(key)}: this file of the dataset is missing.") from None
+                if len(self._files) > OPEN_FILES:
+                    self._files.popitem(last=False)[1].close()
+            self._files.move_to_end(key)
+            return self._files[key].rows(first, last)
+
+    def _side(self, array: ArrayName, side: str, first: int, last: int) -> NDArray[np.float32]:
+        shape = SIDES[side]
+        out = np.empty((last - first, *shape), np.float32)
+        done = 0
+        while done < len(out):
+            block, slot = divmod(first + done, SLOTS)
+            count = min(SLOTS - slot, len(out) - done)
+            data = np.frombuffer(self.store.get(layout.side_key(array, side, block)), "<f4").reshape(SLOTS, *shape)
+            out[done : done + count] = data[slot : slot + count]
+            done += count
+        return out
+
+
+def _closest(id: str, known: dict[str, VideoRow]) -> str:
+    return did_you_mean(id, list(known)) if len(known) <= 1000 else ""

@@ -1,0 +1,100 @@
+"""One shard file of a Zarr v3 array with the ``sharding_indexed`` codec, written in one pass and read in one step.
+
+    | chunk | chunk | ... | index: (offset, length) uint64 of each of the SLOTS chunks | crc32c of the index, uint32 |
+
+all little-endian; an empty slot has offset = length = 2**64 - 1. A chunk is one row of the array: one field or frame.
+Writing through zarr-python would need the whole decoded shard in memory and rewrite the file for every row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from flowprep.errors import RefusedError
+
+SLOTS = 2048  # rows of one shard file
+EMPTY = 2**64 - 1
+INDEX_BYTES = SLOTS * 16 + 4
+
+
+class ShardWriter:
+    """Writes one shard file, rows in rising order; :meth:`finish` completes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("wb")
+        self._index = np.full((SLOTS, 2), EMPTY, "<u8")
+        self._hash = hashlib.sha256()
+        self.bytes = 0
+
+    def append(self, slot: int, payload: bytes) -> None:
+        """Put the encoded row ``payload`` into ``slot``."""
+        self._index[slot] = (self.bytes, len(payload))
+        self._write(payload)
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self.bytes += len(data)
+
+    def finish(self) -> str:
+        """Write the index, close the file, and give its sha256 (hex)."""
+        index = self._index.tobytes()
+        self._write(index + google_crc32c.value(index).to_bytes(4, "little"))
+        self._file.close()
+        return self._hash.hexdigest()
+
+    def abandon(self) -> None:
+        self._file.close()
+
+
+class ShardReader:
+    """Reads rows of one shard file; the index is read once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDONLY)
+        try:
+            self.size = os.fstat(self._file).st_size
+            if self.size < INDEX_BYTES:
+                raise RefusedError(f"{path}: damaged: {self.size} bytes are too few for a shard file.")
+            raw = os.pread(self._file, INDEX_BYTES, self.size - INDEX_BYTES)
+            if google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+                raise RefusedError(f"{path}: damaged: the checksum of its index is wrong.")
+        except BaseException:
+            os.close(self._file)
+            raise
+        self.index: NDArray[np.uint64] = np.frombuffer(raw, "<u8", SLOTS * 2).reshape(SLOTS, 2)  # (offset, length)
+
+    def filled(self) -> NDArray[np.bool_]:
+        """(SLOTS,) which slots hold a row."""
+        return np.asarray(self.index[:, 0] != EMPTY)
+
+    def rows(self, start: int, stop: int) -> list[bytes]:
+        """The encoded rows of slots start..stop-1, read in one step (neighbours lie side by side)."""
+        if stop <= start:
+            return []
+        wanted = self.index[start:stop]
+        if (wanted[:, 0] == EMPTY).any():
+            raise RefusedError(f"{self.path}: damaged: a row between {start} and {stop} is missing.")
+        first, last = int(wanted[0, 0]), int(wanted[-1].sum())
+        ends = wanted[:, 0] + wanted[:, 1]
+        if last > self.size - INDEX_BYTES or (wanted[1:, 0] != ends[:-1]).any():
+            raise RefusedError(f"{self.path}: damaged: its index points outside the data.")
+        block = os.pread(self._file, last - first, first)
+        return [block[int(offset) - first : int(offset + length) - first] for offset, length in wanted]
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,156 @@
+"""Is everything there, whole, and readable? Checks a dataset against its own commit records."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from flowprep.errors import FlowprepError, Verdict
+from flowprep.store.commits import committed_shards
+from flowprep.store.plans import planned_videos
+from flowprep.store.reader import Dataset, VideoRow
+from flowprep.store.shardfile import SLOTS
+from flowprep.types import Placement, StoredFile
+
+CHUNK = 1 << 22  # bytes read at a time
+
+
+@dataclass
+class Report:
+    """What was checked, and every fault found, one sentence each."""
+
+    videos: int = 0
+    files: int = 0
+    bytes: int = 0
+    rows_read: int = 0
+    faults: list[str] = field(default_factory=list)
+    unfinished_shards: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return not self.faults
+
+
+def verify(dataset: Dataset, *, full: bool = False, step: Callable[[str], None] = lambda _: None) -> Report:
+    """Check conservation (each planned video has one row in force), row counts, checksums and readability.
+
+    Parameters
+    ----------
+    full: decode every stored row; otherwise the first, middle and last of each video.
+    step: called with a line of text from time to time.
+    """
+    report = Report(videos=len(dataset.videos))
+    report.faults += _conservation(dataset, report)
+    report.faults += _settings(dataset)
+    report.faults += _checksums(dataset, report, step)
+    report.faults += _placements(dataset)
+    for number, row in enumerate(dataset.videos):
+        if row.row.verdict is Verdict.OK:
+            report.faults += _rows(dataset, row, report, full)
+        if number % 500 == 499:
+            step(f"read rows of {number + 1:,} of {len(dataset.videos):,} videos")
+    return report
+
+
+def _conservation(dataset: Dataset, report: Report) -> Iterator[str]:
+    """planned = ok + every other status, each committed shard accounting for exactly its own videos."""
+    done = committed_shards(dataset.store)
+    planned = {(plan.generation, k): item for plan in dataset.plans for k, item in enumerate(plan.shards)}
+    report.unfinished_shards = len(planned.keys() - done)
+    if report.unfinished_shards:
+        yield (
+            f"{report.unfinished_shards} of {len(planned)} shards are not committed: "
+            "the extraction is not finished; run its command again."
+        )
+    for commit in dataset.commits:
+        shard = planned.get((commit.generation, commit.shard))
+        name = f"commit {commit.generation}.{commit.shard:05d}"
+        if shard is None:
+            yield f"{name} belongs to no plan."
+        elif sorted(video.id for video in shard.videos) != sorted(row.id for row in commit.rows):
+            yield f"{name} does not account for exactly the videos planned for it."
+    for id in planned_videos(dataset.plans).keys() - {row.id for row in dataset.videos}:
+        if not report.unfinished_shards:
+            yield f"{id}: planned, but has no ledger row."
+
+
+def _settings(dataset: Dataset) -> Iterator[str]:
+    prints = {plan.settings.fingerprint() for plan in dataset.plans} | {c.settings_fingerprint for c in dataset.commits}
+    if len(prints) > 1:
+        yield f"settings are mixed: fingerprints {', '.join(sorted(item[:12] for item in prints))}."
+
+
+def _checksums(dataset: Dataset, report: Report, step: Callable[[str], None]) -> Iterator[str]:
+    for commit in dataset.commits:
+        for item in commit.files:
+            report.files += 1
+            report.bytes += item.bytes
+            if fault := _checksum_fault(dataset.store.path(item.key), item):
+                yield fault
+            if report.files % 500 == 0:
+                step(f"checked {report.files:,} files, {report.bytes / 1e9:.1f} GB")
+
+
+def _checksum_fault(path: Path, item: StoredFile) -> str:
+    try:
+        size = path.stat().st_size
+        if size != item.bytes:
+            return f"{item.key}: {size} bytes, {item.bytes} were committed."
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while data := file.read(CHUNK):
+                digest.update(data)
+        return "" if digest.hexdigest() == item.sha256 else f"{item.key}: its checksum is wrong."
+    except FileNotFoundError:
+        return f"{item.key}: missing."
+    except OSError as error:
+        return f"{item.key}: cannot be read ({error.strerror})."
+
+
+def _placements(dataset: Dataset) -> Iterator[str]:
+    """No row belongs to two videos."""
+    taken: dict[str, list[tuple[int, int, str]]] = {}
+    for commit in dataset.commits:
+        for row in commit.rows:
+            for place in (row.flow, row.frames):
+                if place:
+                    taken.setdefault(place.array, []).append((place.start, place.start + place.length, row.id))
+    for array, runs in taken.items():
+        runs.sort()
+        for (_, end, first), (start, _, second) in pairwise(runs):
+            if start < end:
+                yield f"{array}: {first} and {second} claim the same rows."
+
+
+def _rows(dataset: Dataset, row: VideoRow, report: Report, full: bool) -> Iterator[str]:
+    """Counts and readability of one video's rows."""
+    flow, frames = row.row.flow, row.row.frames
+    if flow is None:
+        yield f"{row.id}: ok, but without fields."
+        return
+    kept = frames.length if frames else flow.length + 1
+    if flow.length != kept - 1:
+        yield f"{row.id}: {kept} frames and {flow.length} fields; there must be one field less than frames."
+    directions = {"both": ("forward", "backward")}.get(
+        dataset.settings.flow.direction, (dataset.settings.flow.direction,)
+    )
+    try:
+        for start, stop in _samples(flow, full):
+            for direction in directions:
+                report.rows_read += len(dataset.levels(row.id, start, stop, direction=direction))
+        for start, stop in _samples(frames, full) if frames else ():
+            report.rows_read += len(dataset.frames(row.id, start, stop))
+    except FlowprepError as error:
+        yield f"{row.id}: {error}"
+
+
+def _samples(place: Placement, full: bool) -> Iterator[tuple[int, int]]:
+    if full:
+        for start in range(0, place.length, SLOTS // 16):
+            yield start, min(place.length, start + SLOTS // 16)
+    else:
+        for number in sorted({0, place.length // 2, place.length - 1}):
+            yield number, number + 1

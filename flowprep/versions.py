@@ -1,0 +1,23 @@
+"""The versions of everything that has a hand in the stored bytes."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from flowprep import __version__
+
+PACKAGES = ("av", "dask", "distributed", "numpy", "opencv-contrib-python", "pillow", "zarr")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Name -> version of flowprep, Python, the machine's architecture, and the packages that are installed."""
+    found = {"flowprep": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,17 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real videos, ground truth and golden files; tests that need it skip without it."""
+    folder = os.environ.get("FLOWPREP_TEST_DATA")
+    if not folder:
+        pytest.skip("FLOWPREP_TEST_DATA is not set: no real videos, ground truth or golden files at hand")
+    return Path(folder)
