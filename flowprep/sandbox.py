@@ -26,7 +26,6 @@ import tempfile
 import threading
 import time
 import traceback
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,12 +69,12 @@ class ChildError(Exception):
         self.outside = outside
 
 
-_all: weakref.WeakSet[Sandbox] = weakref.WeakSet()
+_running: set[Sandbox] = set()  # with a live child: held here, so that none is forgotten when its thread ends
 
 
 def close_all() -> None:
     """End every child of this process."""
-    for box in list(_all):
+    for box in list(_running):
         box.close()
 
 
@@ -88,7 +87,6 @@ class Sandbox:
         self._errors: IO[bytes] | None = None
         self._buffer = b""
         self._videos = 0
-        _all.add(self)
 
     def extract(
         self, settings: Settings, path: Path, id: str, folder: Path, progress: Callable[[int], None]
@@ -125,6 +123,7 @@ class Sandbox:
         """End the child, now."""
         if self._process is None:
             return
+        _running.discard(self)
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
@@ -167,6 +166,7 @@ class Sandbox:
             env={**os.environ, **CHILD_ENVIRONMENT},
             start_new_session=True,  # Ctrl-C is for the parent, which decides what becomes of the child
         )
+        _running.add(self)
         try:
             self._read(START_SECONDS)
         except ChildError as error:

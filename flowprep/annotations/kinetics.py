@@ -36,7 +36,8 @@ def read(annotations: Path, root: Root) -> Listing:
 
 
 def _tables(annotations: Path) -> list[Path]:
-    return [file for file in sorted(annotations.glob("*.csv")) if set(header(file, ",")) >= _COLUMNS]
+    files = (file for file in sorted(annotations.glob("*.csv")) if file.is_file())
+    return [file for file in files if set(header(file, ",")) >= _COLUMNS]
 
 
 def _listed(annotations: Path, root: Root) -> Iterator[tuple[str, Video]]:
