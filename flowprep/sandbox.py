@@ -96,28 +96,41 @@ class Sandbox:
         Raises StoreError, RefusedError (the method cannot run) and UnfinishedError (told to stop).
         """
         job = {"extract": id, "path": str(path), "folder": str(folder), "settings": settings.to_json()}
-        strikes = kills = 0
-        while True:
-            for leftover in folder.iterdir():
-                leftover.unlink()
-            try:
-                row = LedgerRow.from_json(self._ask(job, progress)["row"])
-                return replace(row, attempt=1 + strikes + kills)
-            except ChildError as error:
-                self.close()
-                kills += error.outside
-                strikes += not error.outside
-                if strikes >= STRIKES or kills >= KILLS:
-                    return LedgerRow(id, error.verdict, reason=error.reason, attempt=strikes + kills)
+        answer, tries = self._insist(job, progress, folder)
+        if isinstance(answer, ChildError):
+            return LedgerRow(id, answer.verdict, reason=answer.reason, attempt=tries)
+        return replace(LedgerRow.from_json(answer["row"]), attempt=tries)
 
     def probe(self, path: Path) -> Probe | None:
         """What the header of ``path`` says; None if it says nothing usable (the verdict comes with the extraction)."""
-        try:
-            answer = self._ask({"probe": str(path)}, lambda _: None)
-        except ChildError:
-            self.close()
+        answer, _ = self._insist({"probe": str(path)}, lambda _: None)
+        if isinstance(answer, ChildError) or not answer["probe"]:
             return None
-        return Probe(**answer["probe"]) if answer.get("probe") else None
+        return Probe(**answer["probe"])
+
+    def _insist(
+        self, job: dict[str, Any], progress: Callable[[int], None], folder: Path | None = None
+    ) -> tuple[dict[str, Any] | ChildError, int]:
+        """The answer to ``job``, or the error that it keeps ending in; and the number of tries."""
+        strikes = kills = counted = 0
+
+        def count(fields: int) -> None:
+            nonlocal counted
+            counted += fields
+            progress(fields)
+
+        while True:
+            for leftover in folder.iterdir() if folder else ():
+                leftover.unlink()
+            try:
+                return self._ask(job, count), 1 + strikes + kills
+            except ChildError as error:
+                self.close()
+                count(-counted)  # the next try begins at the first field again
+                kills += error.outside
+                strikes += not error.outside
+                if strikes >= STRIKES or kills >= KILLS:
+                    return error, strikes + kills
 
     def close(self) -> None:
         """End the child, now."""

@@ -24,7 +24,7 @@ from flowprep.run.window import drive
 from flowprep.sandbox import STOP, Limits, Sandbox
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
-from flowprep.store.commits import committed_shards, read_commits, rows_in_force, tally
+from flowprep.store.commits import committed_shards, is_finalised, read_commits, rows_in_force, tally
 from flowprep.store.plans import planned_videos, read_plans, write_plan
 from flowprep.types import LedgerRow, Probe, ShardResult, Video
 
@@ -276,8 +276,8 @@ class Extraction:
     def _summary(self, plans: list[Plan], shards_run: int, started: float) -> Summary:
         commits = read_commits(self.store)
         rows = rows_in_force(commits)
-        if shards_run or not self.store.exists("zarr.json"):
-            from flowprep.store.finalise import finalise
+        if not is_finalised(self.store, commits):
+            from flowprep.store.finalise import finalise  # loads zarr: not for a run with nothing to do
 
             finalise(self.store, plans, commits)
         failures = [row for row in rows.values() if row.verdict is not Verdict.OK]

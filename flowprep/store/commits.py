@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowprep.errors import RefusedError, Verdict
+from flowprep.errors import RefusedError, StoreError, Verdict
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
 from flowprep.types import LedgerRow, StoredFile
@@ -77,3 +77,18 @@ def tally(rows: dict[str, LedgerRow]) -> dict[str, int]:
     for row in rows.values():
         counts[str(row.verdict)] += 1
     return {verdict: count for verdict, count in counts.items() if count}
+
+
+def state_of(commits: list[Commit]) -> str:
+    """A text that changes when and only when a commit is added; the group's metadata names the one it was made from."""
+    last = max(((item.generation, item.shard) for item in commits), default=(0, 0))
+    return f"{len(commits)} commits, last {last[0]}.{last[1]}"
+
+
+def is_finalised(store: LocalStore, commits: list[Commit]) -> bool:
+    """Whether the Zarr metadata and the videos table were made from just these commits."""
+    try:
+        state = json.loads(store.get("zarr.json"))["attributes"]["flowprep"]["state"]
+    except (StoreError, ValueError, KeyError, TypeError):
+        return False
+    return bool(state == state_of(commits))

@@ -5,7 +5,6 @@ Everything here is derived, so it may be made again at any time, by anyone, and 
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +17,7 @@ from zarr.storage import LocalStore as ZarrStore
 from flowprep.config import Settings
 from flowprep.plan import BLOCK, Plan
 from flowprep.store.blobs import LocalStore
-from flowprep.store.commits import Commit, rows_in_force
+from flowprep.store.commits import Commit, rows_in_force, state_of
 from flowprep.store.layout import SIDES, ArrayName
 from flowprep.store.plans import planned_videos
 from flowprep.store.zarr_codec import Jpeg
@@ -33,13 +32,10 @@ SIDE_ATTRIBUTES: dict[str, dict[str, Any]] = {
 
 def finalise(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> None:
     """Write all ``zarr.json`` files and the videos table; readers see the old state or the new one, file by file."""
-    state = fingerprint_of_state(commits)
-    if _state_on_disk(store) == state:
-        return
     with store.scratch() as folder:
         target = ZarrStore(folder)
         settings = plans[-1].settings
-        root = zarr.create_group(target, attributes=_root_attributes(settings, commits, state), overwrite=True)
+        root = zarr.create_group(target, attributes=_root_attributes(settings, commits), overwrite=True)
         for name, rows in array_lengths(commits).items():
             _create_array(root, ArrayName.parse(name), rows, settings)
         _create_videos(root, plans, rows_in_force(commits))
@@ -50,12 +46,6 @@ def finalise(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> Non
         made = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         for key in sorted(made, key=lambda key: (key == "zarr.json", key)):  # the root last: it names the others
             store.replace(key, folder / key)
-
-
-def fingerprint_of_state(commits: list[Commit]) -> str:
-    """Changes when and only when a commit is added."""
-    last = max(((item.generation, item.shard) for item in commits), default=(0, 0))
-    return f"{len(commits)} commits, last {last[0]}.{last[1]}"
 
 
 def array_lengths(commits: Iterable[Commit]) -> dict[str, int]:
@@ -70,21 +60,11 @@ def array_lengths(commits: Iterable[Commit]) -> dict[str, int]:
     return dict(sorted(lengths.items()))
 
 
-def _state_on_disk(store: LocalStore) -> str:
-    if not store.exists("zarr.json"):
-        return ""
-    try:
-        attributes = json.loads(store.get("zarr.json"))["attributes"]
-        return str(attributes["flowprep"]["state"])
-    except (ValueError, KeyError, TypeError):
-        return ""
-
-
-def _root_attributes(settings: Settings, commits: list[Commit], state: str) -> dict[str, Any]:
+def _root_attributes(settings: Settings, commits: list[Commit]) -> dict[str, Any]:
     versions = commits[-1].versions if commits else {}
     return {
         "flowprep": {
-            "state": state,
+            "state": state_of(commits),
             "settings": settings.to_json(),
             "settings_fingerprint": settings.fingerprint(),
             "versions": versions,

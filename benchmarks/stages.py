@@ -1,0 +1,84 @@
+"""Where does the time go? One extraction, CPU seconds by stage and what is left over.
+
+    python -m benchmarks.stages VIDEOS... -- [options of flowprep extract]
+
+Stages are measured inside the decoding processes; "start-up" is what a run without any work costs (the imports of the driver
+and of each process); "other" is the rest of all CPU time: reading and writing files, checksums, handing out work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+IMPORTS = (
+    "import av, cv2, PIL.Image, numpy, distributed, flowprep.extract, flowprep.run.driver, flowprep.run.dask, zarr"
+)
+CHILD_IMPORTS = "import flowprep.sandbox, flowprep.extract, cv2, PIL.JpegImagePlugin"
+COMMAND = [sys.executable, "-c", "from flowprep.cli import main; main()"]
+
+
+def cpu_seconds(command: list[str]) -> tuple[float, float]:
+    """CPU and wall seconds of a command and all it starts."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu, time.perf_counter() - start
+
+
+def measure(source: str, options: list[str], workers: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.zarr"
+        cpu, wall = cpu_seconds([*COMMAND, "extract", source, str(out), "--quiet", "--workers", str(workers), *options])
+        stages: dict[str, float] = {}
+        fields = 0
+        for path in (out / ".flowprep/commits").iterdir():
+            for row in json.loads(path.read_bytes())["rows"]:
+                fields += row["flow"]["length"] if row["flow"] else 0
+                for stage, seconds in row["seconds"].items():
+                    stages[stage] = stages.get(stage, 0.0) + seconds
+    # The driver starts once; each worker starts one process to read headers and one to extract.
+    startup = cpu_seconds([sys.executable, "-c", IMPORTS])[0]
+    startup += 2 * workers * cpu_seconds([sys.executable, "-c", CHILD_IMPORTS])[0]
+    work = cpu - startup
+    return {
+        "fields": fields,
+        "wall_seconds": wall,
+        "cpu_seconds": cpu,
+        "startup_seconds": startup,
+        "stages": stages,
+        "other_seconds": work - sum(stages.values()),
+        "share": sum(stages.values()) / work,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("source")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    options, extra = parser.parse_known_args()
+    result = measure(options.source, [item for item in extra if item != "--"], options.workers)
+    work = result["cpu_seconds"] - result["startup_seconds"]
+    print("| stage | CPU s | ms a field | share |")
+    print("|---|---|---|---|")
+    for stage, seconds in [*result["stages"].items(), ("other", result["other_seconds"])]:
+        print(f"| {stage} | {seconds:.1f} | {seconds / result['fields'] * 1e3:.2f} | {seconds / work:.1%} |")
+    print(f"{result['fields']} fields, {options.workers} workers, {result['wall_seconds']:.1f} s wall time")
+    print(
+        f"start-up {result['startup_seconds']:.1f} s; after it decode, flow and encode are {result['share']:.1%} of CPU time"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The flowprep command as users run it: in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMAND = [sys.executable, "-c", "from flowprep.cli import main; main()"]
+
+
+def flowprep(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 100):
+    """Run it to its end; the result has returncode, stdout and stderr as text."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        timeout=timeout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def start(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start it and go on; what it says is thrown away."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def stored_files(dataset: Path) -> dict[str, bytes]:
+    """Everything that readers of the arrays see: key -> bytes. Commit records differ in attempt, host and seconds."""
+    return {
+        path.relative_to(dataset).as_posix(): path.read_bytes()
+        for path in sorted(dataset.rglob("*"))
+        if path.is_file() and ".flowprep" not in path.parts
+    }
