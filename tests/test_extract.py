@@ -1,0 +1,211 @@
+"""``flowprep extract`` from end to end, as users run it, on small rendered clips whose motion is known."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flowprep as package
+from flowprep.config import StorageConfig, VideoConfig
+from flowprep.errors import UsageError
+from flowprep.flow import get
+from flowprep.flow.metrics import mean_epe
+from flowprep.synthetic import DemoVideo, write_demo_videos
+from flowprep.video import VideoReader
+from tests.command import flowprep, stored_files
+
+ULTRAFAST = ("--method", "dis", "--set", "dis.preset=ultrafast")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[DemoVideo]]:
+    folder = tmp_path_factory.mktemp("clips") / "videos"
+    return folder, write_demo_videos(folder, clips_per_class=2, frames=8, height=64, width=80)
+
+
+@pytest.fixture(scope="module")
+def extracted(clips: tuple[Path, list[DemoVideo]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("extracted") / "out.zarr"
+    done = flowprep("extract", clips[0], out, "--method", "dis", "--direction", "both")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def computed(path: Path, video: VideoConfig | None = None) -> np.ndarray:
+    """Flow of a file, computed here and now."""
+    reader = VideoReader(path, video or VideoConfig(), StorageConfig(rgb=False))
+    grey = np.concatenate([block.grey for block in reader.blocks()])
+    return get("dis", "opencv", preset="medium").flow(grey)
+
+
+def test_stored_flow_is_the_computed_flow_and_the_true_motion(
+    clips: tuple[Path, list[DemoVideo]], extracted: Path
+) -> None:
+    folder, videos = clips
+    dataset = package.open(extracted)
+    assert [row.status for row in dataset.videos] == ["ok"] * len(videos)
+    for video in videos:
+        stored, truth = dataset.flow(video.id), video.clip()
+        assert stored.shape == (7, 2, 64, 80)
+        assert stored.dtype == np.float32
+        assert mean_epe(stored, computed(folder / video.id)) < 0.03
+        assert mean_epe(stored, truth.flow) < 0.35  # DIS on small clips that went through a video codec
+        assert mean_epe(dataset.flow(video.id, direction="backward"), truth.backward) < 0.35
+        assert mean_epe(stored, truth.backward) > 1.0  # the two directions are not the same thing
+        assert dataset.frames(video.id).shape == (8, 3, 256, 320)
+        assert dataset.videos[video.id].label == video.label
+
+
+def test_running_it_again_does_nothing_and_quickly(clips: tuple[Path, list[DemoVideo]], extracted: Path) -> None:
+    before = stored_files(extracted)
+    started = time.monotonic()
+    again = flowprep("extract", clips[0], extracted, "--method", "dis", "--direction", "both")
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    assert time.monotonic() - started < 3
+    assert stored_files(extracted) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--set", "dis.patch_stride=2"), "flow.parameters.patch_stride: 3 -> 2"),
+        (("--quality", "80"), "storage.quality: 0 -> 80"),
+        (("--stride", "2"), "video.stride: 1 -> 2"),
+        (("--no-rgb",), "storage.rgb: True -> False"),
+        (("--direction", "forward"), "flow.direction: both -> forward"),
+    ],
+)
+def test_a_changed_setting_is_refused_naming_both(
+    clips: tuple[Path, list[DemoVideo]], extracted: Path, options: tuple[str, ...], named: str
+) -> None:
+    base = ["--method", "dis"] + (["--direction", "both"] if "--direction" not in options else [])
+    refused = flowprep("extract", clips[0], extracted, *base, *options)
+    assert refused.returncode == 65
+    assert named in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_grown_source_is_refused_and_then_taken_in(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    source = tmp_path / "videos"
+    shutil.copytree(clips[0], source)
+    late = sorted(path for path in source.rglob("*") if path.is_file())[::5]
+    for path in late:
+        path.rename(tmp_path / path.name)
+    out, whole = tmp_path / "out.zarr", tmp_path / "whole.zarr"
+    assert flowprep("extract", source, out, *ULTRAFAST).returncode == 0
+    for path in late:
+        (tmp_path / path.name).rename(path)
+    refused = flowprep("extract", source, out, *ULTRAFAST)
+    assert refused.returncode == 65
+    assert late[0].name in refused.stderr
+    assert "--extend" in refused.stderr
+    assert flowprep("extract", source, out, *ULTRAFAST, "--extend").returncode == 0
+    assert flowprep("extract", source, whole, *ULTRAFAST).returncode == 0
+    infos = [json.loads(flowprep("info", path, "--json").stdout) for path in (out, whole)]
+    assert infos[0]["content_fingerprint"] == infos[1]["content_fingerprint"]
+    assert infos[0]["fields"] == infos[1]["fields"] == 12 * 7
+    assert flowprep("verify", out, "--full").returncode == 0
+    late[0].unlink()
+    assert "No longer in the source" in flowprep("extract", source, out, *ULTRAFAST).stderr
+
+
+def test_the_number_of_workers_changes_no_byte(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    outs = [tmp_path / f"{workers}.zarr" for workers in (1, 3)]
+    for out in outs:
+        assert flowprep("extract", clips[0], out, *ULTRAFAST, "--workers", out.stem).returncode == 0
+    assert stored_files(outs[0]) == stored_files(outs[1])
+
+
+def test_resize_stride_and_fixed_range(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    folder, videos = clips
+    out = tmp_path / "out.zarr"
+    options = (
+        "--resize",
+        "64x48",
+        "--stride",
+        "2",
+        "--range",
+        "fixed",
+        "--bound",
+        "8",
+        "--rounding",
+        "round",
+        "--no-rgb",
+    )
+    assert flowprep("extract", folder, out, "--method", "dis", *options).returncode == 0
+    dataset = package.open(out)
+    stored = dataset.flow(videos[0].id)
+    assert stored.shape == (3, 2, 48, 64)
+    assert mean_epe(stored, computed(folder / videos[0].id, VideoConfig(resize="64x48", stride=2))) < 0.06
+    array = dataset.videos[0].row.flow.array
+    import zarr
+
+    assert np.unique(zarr.open(out, mode="r")[f"{array}_zero"][:3]) == 127.5
+    with pytest.raises(UsageError, match="--no-rgb"):
+        dataset.frames(0)
+
+
+def test_a_list_with_labels_and_splits(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    folder, videos = clips
+    lines = [
+        "path,label,split",
+        *(f"{video.id},class {k % 2},{'train' if k % 3 else 'test'}" for k, video in enumerate(videos)),
+    ]
+    listing = tmp_path / "list.csv"
+    listing.write_text("\r\n".join([*lines, "gone.mp4,x,test", "../out.mp4,x,test"]) + "\r\n")
+    out = tmp_path / "out.zarr"
+    done = flowprep("extract", listing, out, "--root", folder, *ULTRAFAST, "--no-rgb", "--max-failed", "2")
+    assert done.returncode == 0, done.stderr
+    dataset = package.open(out)
+    status = {row.id: row.status for row in dataset.videos}
+    assert status["gone.mp4"] == "missing"
+    assert sorted(status.values()).count("bad_path") == 1
+    assert dataset.videos[videos[1].id].label == "class 1"
+    assert dataset.videos[videos[0].id].splits == ("test", "", "")
+
+
+def test_a_dry_run_writes_nothing(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    planned = flowprep("extract", clips[0], out, "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    for word in ("videos", "frames", "bytes", "time"):
+        assert word in planned.stdout
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nowhere", "out.zarr"], 2, ["nowhere"]),
+        ([], 2, ["source"]),
+        (["."], 2, ["output"]),
+        ([".", "out.zarr"], 2, ["no video"]),
+        ([".", "out.zarr", "--methd", "dis"], 2, ["--method"]),
+        ([".", "out.zarr", "--method", "tvl2"], 2, ["tvl1"]),
+        ([".", "out.zarr", "--method", "brox"], 65, ["backend", "cpu"]),
+        ([".", "out.zarr", "--set", "tvl1.warp=3"], 2, ["warps"]),
+        ([".", "out.zarr", "--resize", "10"], 2, ["340x256"]),
+        ([".", "out.zarr", "--workers", "-1"], 2, ["--workers"]),
+        (["-c", "nowhere.yaml"], 2, ["nowhere.yaml"]),
+    ],
+)
+def test_a_mistake_gets_one_clear_message(tmp_path: Path, arguments: list[str], code: int, words: list[str]) -> None:
+    (tmp_path / "notes.txt").touch()
+    done = flowprep("extract", *arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(word.lower() in done.stderr.lower() for word in words), done.stderr
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_a_folder_of_something_else_is_not_written_into(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    refused = flowprep("extract", clips[0], tmp_path, *ULTRAFAST)
+    assert refused.returncode == 65
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -1,0 +1,70 @@
+"""Memory does not grow with the length of a video, and large frames stay within bounds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flowprep.video import write_video
+
+SCRIPT = """
+import resource, sys, tempfile
+from pathlib import Path
+from flowprep.config import FlowConfig, Settings, StorageConfig, VideoConfig
+from flowprep.extract import Extractor
+parameters = {"preset": sys.argv[3]} if sys.argv[2] == "dis" else {}
+settings = Settings(VideoConfig(), FlowConfig(sys.argv[2], "opencv", "forward", parameters), StorageConfig(), "")
+with tempfile.TemporaryDirectory() as folder:
+    row = Extractor(settings).extract(Path(sys.argv[1]), "x", Path(folder), lambda _: None)
+print(row.verdict, row.flow.length, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def drifting(frames: int, height: int, width: int) -> Iterator[NDArray[np.uint8]]:
+    """A texture that moves by one pixel a frame, cheap to make at any length."""
+    noise = np.random.default_rng(0).integers(0, 255, (height // 4, width // 4, 3), dtype=np.uint8)
+    texture = noise.repeat(4, axis=0).repeat(4, axis=1)
+    for t in range(frames):
+        yield np.roll(texture, t, axis=1)
+
+
+def peak_mib(path: Path, method: str, preset: str = "") -> float:
+    """Largest resident size in MiB of a process that extracts ``path`` and nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path), method, preset], capture_output=True, text=True, check=True
+    )
+    verdict, fields, kib = done.stdout.split()
+    assert verdict == "ok"
+    assert int(fields) > 0
+    return int(kib) / 1024
+
+
+@pytest.mark.timeout(120)
+def test_four_minutes_take_no_more_memory_than_one(tmp_path: Path) -> None:
+    peaks = []
+    for minutes in (1, 4):
+        path = tmp_path / f"{minutes}.mp4"
+        options = {"preset": "ultrafast"}
+        write_video(path, drifting(minutes * 60 * 25, 64, 96), options=options)
+        peaks.append(peak_mib(path, "dis", "ultrafast"))
+    assert peaks[1] <= 1.1 * peaks[0], peaks
+
+
+def test_full_hd_stays_under_a_gigabyte(tmp_path: Path) -> None:
+    path = tmp_path / "hd.mp4"
+    write_video(path, drifting(12, 1080, 1920), options={"preset": "ultrafast"})
+    assert peak_mib(path, "dis", "medium") < 1024
+
+
+@pytest.mark.system
+@pytest.mark.timeout(900)
+def test_full_hd_tvl1_stays_under_a_gigabyte(tmp_path: Path) -> None:
+    path = tmp_path / "hd.mp4"
+    write_video(path, drifting(3, 1080, 1920), options={"preset": "ultrafast"})
+    assert peak_mib(path, "tvl1") < 1024
