@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import os
-import queue
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from flowprep import flow, shard
 from flowprep.annotations import Source, read_source
 from flowprep.config import ExtractConfig, Settings
 from flowprep.errors import ExitCode, RefusedError, StoreError, UnfinishedError, UsageError, Verdict
-from flowprep.plan import Estimate, Plan, estimate, make_plan
+from flowprep.plan import Plan
+from flowprep.run.expectation import Expectation, expect, used_blocks
+from flowprep.run.headers import probe_all
 from flowprep.run.progress import Progress
+from flowprep.run.signals import stop_on_signals
 from flowprep.run.window import drive
-from flowprep.sandbox import STOP, Limits, Sandbox
+from flowprep.sandbox import Limits
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import committed_shards, is_finalised, read_commits, rows_in_force, tally
 from flowprep.store.plans import planned_videos, read_plans, write_plan
-from flowprep.types import LedgerRow, Probe, ShardResult, Video
+from flowprep.types import LedgerRow, ShardResult, Video
 
-FLOW_RATIO = 60.0  # float32 bytes of a field to stored bytes, for the estimate
-FRAME_BYTES_PER_PIXEL = 0.25  # of a stored RGB frame, for the estimate
-OTHER_SECONDS_PER_FRAME = 0.004  # decode, quantise, encode, for the estimate
 LISTED = 10  # names in an error before "and 90 more"
 
 
@@ -45,39 +40,6 @@ class Summary:
     shards_run: int  # in this run; 0 = there was nothing to do
     seconds: float  # wall time of this run
     exit_code: int
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """What --dry-run prints."""
-
-    plan: Plan
-    estimates: dict[str, Estimate] = field(default_factory=dict)
-    seconds: float = 0.0  # on one core
-
-    @property
-    def videos(self) -> int:
-        return sum(len(item.videos) for item in self.plan.shards)
-
-    @property
-    def frames(self) -> int:
-        return sum(guess.decoded for guess in self.estimates.values())
-
-    @property
-    def fields(self) -> int:
-        return sum(guess.fields for guess in self.estimates.values())
-
-    @property
-    def bytes(self) -> int:
-        """Expected size of the dataset."""
-        directions = 2 if self.plan.settings.flow.direction == "both" else 1
-        total = 0.0
-        for guess in self.estimates.values():
-            if guess.flow:
-                total += guess.fields * directions * guess.flow[0] * guess.flow[1] * 8 / FLOW_RATIO
-            if guess.rgb:
-                total += (guess.fields + 1) * guess.rgb[0] * guess.rgb[1] * FRAME_BYTES_PER_PIXEL
-        return int(total)
 
 
 def resolve(config: ExtractConfig) -> Settings:
@@ -116,13 +78,13 @@ class Extraction:
         plans = read_plans(self.store)
         self._check(plans, source)
         if not plans:
-            return self._plan(source, list(source.videos), 0)
+            return self._expect(source, list(source.videos), 0)
         videos = self._new_or_changed(source, plans) if self.config.run.extend else []
         done = committed_shards(self.store)
         for plan in plans:
             for k, item in enumerate(plan.shards):
                 videos += [] if (plan.generation, k) in done else item.videos
-        return self._plan(source, videos, len(plans))
+        return self._expect(source, videos, len(plans))
 
     def run(self) -> Summary:
         """Do what is missing and sum up. Raises UnfinishedError when told to stop by a signal."""
@@ -132,13 +94,13 @@ class Extraction:
         self._check(plans, source)
         self.store.sweep()
         shards_run = 0
-        with _signals():
+        with stop_on_signals():
             if not plans:
                 plans = [self._write(self._first_plan(source))]
             for plan in plans:
                 shards_run += self._run_shards(plan)
             if again := self._to_plan_again(source, plans):
-                plans.append(self._write(self._plan(source, again, len(plans)).plan))
+                plans.append(self._write(self._expect(source, again, len(plans)).plan))
                 shards_run += self._run_shards(plans[-1])
         return self._summary(plans, shards_run, started)
 
@@ -199,28 +161,10 @@ class Extraction:
             again |= {id: present[id] for id, row in rows.items() if row.verdict in verdicts and id in present}
         return [again[id] for id in sorted(again)]
 
-    def _plan(self, source: Source, videos: list[Video], generation: int) -> Expectation:
-        """Probe the headers of ``videos`` and cut them into shards."""
-        probes = probe_all(source.root, videos, self.limits, self.workers)
-        pairs = list(zip(videos, probes, strict=True))
-        chosen = self.settings.flow
-        algorithm = flow.get(chosen.method, chosen.backend, **chosen.parameters)
-        directions = 2 if chosen.direction == "both" else 1
-
-        def seconds(guess: Estimate) -> float:
-            height, width = guess.flow or (256, 340)
-            each = algorithm.seconds_per_megapixel() * height * width / 1e6
-            return guess.fields * each * directions + guess.decoded * OTHER_SECONDS_PER_FRAME
-
-        used = _used_blocks(self.store) if generation else {}
-        plan = make_plan(pairs, self.settings, str(source.root), seconds=seconds, generation=generation, used=used)
-        guesses = {video.id: estimate(video, probe, self.settings) for video, probe in pairs}
-        return Expectation(plan, guesses, sum(map(seconds, guesses.values())))
-
     def _first_plan(self, source: Source) -> Plan:
         self.say(f"Planning {len(source.videos):,} videos.")
         try:
-            expected = self._plan(source, list(source.videos), 0)
+            expected = self._expect(source, list(source.videos), 0)
         except UnfinishedError:
             raise UnfinishedError("Stopped while planning; run the same command to start again.") from None
         free = free_bytes(self.output)
@@ -229,6 +173,11 @@ class Extraction:
                 f"Warning: about {expected.bytes / 1e9:,.1f} GB will be written, {free / 1e9:,.1f} GB are free there."
             )
         return expected.plan
+
+    def _expect(self, source: Source, videos: list[Video], generation: int) -> Expectation:
+        used = used_blocks(read_commits(self.store)) if generation else {}
+        probes = probe_all(source.root, videos, self.limits, self.workers)
+        return expect(self.settings, source.root, videos, probes, generation, used)
 
     def _write(self, plan: Plan) -> Plan:
         """Publish a plan; if another run has just published that generation, theirs holds."""
@@ -291,76 +240,6 @@ class Extraction:
             seconds=time.monotonic() - started,
             exit_code=ExitCode.OK if len(failures) <= allowed else ExitCode.REFUSED,
         )
-
-
-def probe_all(root: Path, videos: Sequence[Video], limits: Limits, workers: int) -> list[Probe | None]:
-    """Read every header, in sandboxed processes: a file may crash the demuxer as well as the decoder."""
-    results: list[Probe | None] = [None] * len(videos)
-    jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for index, video in enumerate(videos):
-        if not video.refused and video.size > 0:
-            jobs.put(index)
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        box = Sandbox(limits)
-        try:
-            while True:
-                index = jobs.get_nowait()
-                results[index] = box.probe(root / videos[index].id)
-        except queue.Empty:
-            pass
-        except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
-            errors.append(error)
-        finally:
-            box.close()
-
-    threads = [threading.Thread(target=work) for _ in range(min(workers, jobs.qsize()))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run in good order: what is in flight is given up, what is committed stays."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        if STOP.is_set():  # asked twice: at once; the children see their stdin end
-            os._exit(ExitCode.UNFINISHED)
-        STOP.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        STOP.clear()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _used_blocks(store: LocalStore) -> dict[str, int]:
-    """First block behind everything committed, for each array whose rows a plan hands out."""
-    from flowprep.store.layout import ArrayName
-
-    used: dict[str, int] = {}
-    for commit in read_commits(store):
-        for item in commit.files:
-            name, _, chunk = item.key.partition("/c/")
-            try:
-                array = ArrayName.parse(name)
-            except ValueError:
-                continue
-            rows_of = str(array.turned("flow")) if array.is_flow else name
-            used[rows_of] = max(used.get(rows_of, 0), int(chunk.split("/")[0]) + 1)
-    return used
 
 
 def _some(names: Sequence[str]) -> str:
