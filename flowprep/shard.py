@@ -47,8 +47,10 @@ listener = Listener()
 _thread = threading.local()  # each worker thread keeps its sandbox from shard to shard
 
 
-def extract_shard(dataset: str, generation: int, shard: int, limits: Limits) -> ShardResult:
+def extract_shard(dataset: str, generation: int, shard: int, limits: Limits, root: str = "") -> ShardResult:
     """Extract all videos of a shard and commit them.
+
+    ``root`` is where the source folder is now, if it has moved since the plan was made.
 
     Raises StoreError (disk), RefusedError (damaged plan, method not available here), UnfinishedError (told to stop).
     """
@@ -64,7 +66,7 @@ def extract_shard(dataset: str, generation: int, shard: int, limits: Limits) -> 
         blocks = BlockFiles(scratch, plan, shard)
         for video in plan.shards[shard].videos:
             with _folder(scratch / "video") as folder:
-                row = _extract_video(video, plan, limits, folder)
+                row = _extract_video(video, Path(root or plan.root), plan, limits, folder)
                 if row.verdict is Verdict.OK:
                     row = blocks.add(row, folder)
             rows.append(row)
@@ -111,13 +113,13 @@ def _plan(dataset: str, generation: int) -> Plan:
     return Plan.from_bytes(LocalStore(Path(dataset)).get(key), f"{dataset}/{key}")
 
 
-def _extract_video(video: Video, plan: Plan, limits: Limits, folder: Path) -> LedgerRow:
+def _extract_video(video: Video, root: Path, plan: Plan, limits: Limits, folder: Path) -> LedgerRow:
     if video.refused:
         return LedgerRow(video.id, Verdict.BAD_PATH, reason=video.refused)
     box: Sandbox | None = getattr(_thread, "sandbox", None)
     if box is None or box.limits != limits:
         box = _thread.sandbox = Sandbox(limits)
-    return box.extract(plan.settings, Path(plan.root) / video.id, video.id, folder, _count_fields)
+    return box.extract(plan.settings, root / video.id, video.id, folder, _count_fields)
 
 
 def _count_fields(count: int) -> None:

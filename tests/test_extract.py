@@ -209,3 +209,20 @@ def test_a_folder_of_something_else_is_not_written_into(clips: tuple[Path, list[
     refused = flowprep("extract", clips[0], tmp_path, *ULTRAFAST)
     assert refused.returncode == 65
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_moved_source_and_a_repaired_one(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    source, moved, out = tmp_path / "videos", tmp_path / "elsewhere", tmp_path / "out.zarr"
+    shutil.copytree(clips[0], source)
+    broken = source / clips[1][0].id
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:100])
+    assert flowprep("extract", source, out, *ULTRAFAST).returncode == 65
+    for path in (out / ".flowprep/commits").iterdir():
+        path.unlink()  # as if the run had been killed before its first commit
+    source.rename(moved)
+    assert flowprep("extract", moved, out, *ULTRAFAST).returncode == 65
+    assert flowprep("info", out, "--failed").stdout.startswith(f"undecodable\t{clips[1][0].id}")
+    (moved / clips[1][0].id).write_bytes(whole)
+    assert flowprep("extract", moved, out, *ULTRAFAST, "--retry-status", "undecodable").returncode == 0
+    assert flowprep("verify", out, "--full").returncode == 0

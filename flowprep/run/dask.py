@@ -12,8 +12,8 @@ import dask
 from distributed import Client, Future, LocalCluster, as_completed
 from distributed.scheduler import KilledWorker
 
-from flowprep.run.window import WorkerLostError
-from flowprep.sandbox import STOP, Limits, close_all
+from flowprep.run.window import Work, WorkerLostError
+from flowprep.sandbox import STOP, close_all
 from flowprep.shard import extract_shard
 from flowprep.types import ShardResult
 
@@ -32,10 +32,9 @@ CONFIG = {
 class DaskEngine:
     """The driver loop's engine over a Dask client."""
 
-    def __init__(self, client: Client, dataset: str, generation: int, limits: Limits, slots: int) -> None:
+    def __init__(self, client: Client, work: Work, slots: int) -> None:
         self._client = client
-        self._task = (dataset, generation)
-        self._limits = limits
+        self._work = work
         self._slots = slots
         self._shards: dict[str, int] = {}
         self._completed = as_completed()
@@ -48,7 +47,9 @@ class DaskEngine:
         # A key that was used before would silently join the old task.
         key = f"shard-{shard}-{uuid.uuid4().hex}"
         self._shards[key] = shard
-        self._completed.add(self._client.submit(extract_shard, *self._task, shard, self._limits, key=key, pure=False))
+        work = self._work
+        arguments = (work.dataset, work.generation, shard, work.limits, work.root)
+        self._completed.add(self._client.submit(extract_shard, *arguments, key=key, pure=False))
 
     def next_done(self) -> tuple[int, ShardResult | BaseException]:
         future: Future[ShardResult] = next(self._completed)
@@ -63,7 +64,7 @@ class DaskEngine:
 
 
 @contextmanager
-def local_engine(dataset: str, generation: int, limits: Limits, workers: int) -> Iterator[DaskEngine]:
+def local_engine(work: Work, workers: int) -> Iterator[DaskEngine]:
     """An engine on a cluster inside this process: ``workers`` threads, no further process, no open port."""
     logging.getLogger("distributed").setLevel(logging.ERROR)
     with dask.config.set(CONFIG):
@@ -77,7 +78,7 @@ def local_engine(dataset: str, generation: int, limits: Limits, workers: int) ->
         )
         client = Client(cluster)
         try:
-            yield DaskEngine(client, dataset, generation, limits, workers)
+            yield DaskEngine(client, work, workers)
         finally:
             STOP.set()  # a thread that still waits for its child gives up, so that the cluster can close
             client.close()

@@ -18,7 +18,7 @@ from flowprep.run.expectation import Expectation, expect, used_blocks
 from flowprep.run.headers import probe_all
 from flowprep.run.progress import Progress
 from flowprep.run.signals import stop_on_signals
-from flowprep.run.window import drive
+from flowprep.run.window import Work, drive
 from flowprep.sandbox import Limits
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
@@ -98,10 +98,10 @@ class Extraction:
             if not plans:
                 plans = [self._write(self._first_plan(source))]
             for plan in plans:
-                shards_run += self._run_shards(plan)
+                shards_run += self._run_shards(plan, source)
             if again := self._to_plan_again(source, plans):
                 plans.append(self._write(self._expect(source, again, len(plans)).plan))
-                shards_run += self._run_shards(plans[-1])
+                shards_run += self._run_shards(plans[-1], source)
         return self._summary(plans, shards_run, started)
 
     def _source(self) -> Source:
@@ -136,7 +136,8 @@ class Extraction:
                 "Give the same settings again, or write to another folder."
             )
         planned = planned_videos(plans)
-        changed = [video.id for video in self._new_or_changed(source, plans)]
+        retried = {video.id for video in self._to_retry(source)}
+        changed = [video.id for video in self._new_or_changed(source, plans) if video.id not in retried]
         gone = sorted(planned.keys() - {video.id for video in source.videos})
         if changed and not self.config.run.extend:
             raise RefusedError(
@@ -153,13 +154,17 @@ class Extraction:
 
     def _to_plan_again(self, source: Source, plans: list[Plan]) -> list[Video]:
         """Videos for a new generation: grown or changed ones with --extend, failed ones with --retry-status."""
-        again = {video.id: video for video in self._new_or_changed(source, plans)} if self.config.run.extend else {}
-        verdicts = self.config.run.retry_verdicts()
-        if verdicts:
-            present = {video.id: video for video in source.videos}
-            rows = rows_in_force(read_commits(self.store))
-            again |= {id: present[id] for id, row in rows.items() if row.verdict in verdicts and id in present}
+        grown = self._new_or_changed(source, plans) if self.config.run.extend else []
+        again = {video.id: video for video in [*grown, *self._to_retry(source)]}
         return [again[id] for id in sorted(again)]
+
+    def _to_retry(self, source: Source) -> list[Video]:
+        """Videos whose row in force has a verdict that --retry-status names."""
+        verdicts = self.config.run.retry_verdicts()
+        if not verdicts:
+            return []
+        rows = rows_in_force(read_commits(self.store))
+        return [video for video in source.videos if video.id in rows and rows[video.id].verdict in verdicts]
 
     def _first_plan(self, source: Source) -> Plan:
         self.say(f"Planning {len(source.videos):,} videos.")
@@ -188,7 +193,7 @@ class Extraction:
             raise RefusedError(f"{self.output}: another run has just planned it with other settings.")
         return theirs
 
-    def _run_shards(self, plan: Plan) -> int:
+    def _run_shards(self, plan: Plan, source: Source) -> int:
         """Run the shards of ``plan`` that have no commit record; how many that were."""
         todo = shard.pending(self.store, plan)
         if not todo:
@@ -202,6 +207,7 @@ class Extraction:
         videos = sum(len(plan.shards[k].videos) for k in todo)
         fields = sum(plan.shards[k].fields for k in todo)
         workers = min(self.workers, len(todo))
+        work = Work(str(self.output.absolute()), plan.generation, self.limits, str(source.root))
 
         def committed(_result: ShardResult) -> None:
             nonlocal done
@@ -210,7 +216,7 @@ class Extraction:
         with Progress(videos, fields, quiet=self.quiet) as progress:
             shard.listener = progress
             try:
-                with local_engine(str(self.output), plan.generation, self.limits, workers) as engine:
+                with local_engine(work, workers) as engine:
                     drive(engine, todo, committed)
             except UnfinishedError:
                 raise UnfinishedError(

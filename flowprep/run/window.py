@@ -7,11 +7,23 @@ the run; the loss of a worker is tried again, for the task is idempotent and may
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
+from flowprep.sandbox import Limits
 from flowprep.types import ShardResult
 
 ATTEMPTS = 3  # of one shard, before the loss of its worker is taken for an error
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all tasks of a run have in common."""
+
+    dataset: str  # absolute path
+    generation: int
+    limits: Limits
+    root: str  # absolute folder that video ids start from, now
 
 
 class WorkerLostError(Exception):
