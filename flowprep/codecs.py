@@ -10,16 +10,23 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from flowprep import opencv
-from flowprep.errors import RefusedError
+from flowprep.errors import RefusedError, Verdict, VideoError
 
-FLOW_QUALITY = 90  # the default of --quality; docs/storage.md has the measurements behind it
+FLOW_QUALITY = 92  # the default of --quality; docs/storage.md has the measurements behind it
 REFERENCE_SCALE = 1 / 16  # px per level at which ``quality`` has its libjpeg meaning: a field that spans 16 px
+MAX_SIDE = 65_500  # px: what libjpeg writes at most
+
+# Marker segments of a JPEG file: one frame header, after tables, applications' data and comments.
+FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+OTHER_HEADERS = frozenset((0xC4, 0xCC, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 
 
 def table_entry(quality: int, scale: NDArray[np.float32]) -> int:
@@ -32,11 +39,11 @@ def table_entry(quality: int, scale: NDArray[np.float32]) -> int:
 
 
 def encode_field(levels: NDArray[np.uint8], entry: int) -> bytes:
-    """One quantised field (2, H, W) as a grey JPEG of size (2H, W) with a flat table of ``entry``."""
-    tall = Image.fromarray(levels.reshape(-1, levels.shape[-1]))
-    stream = io.BytesIO()
-    tall.save(stream, "JPEG", qtables=[[entry] * 64], optimize=True)
-    return stream.getvalue()
+    """One quantised field (2, H, W) as a grey JPEG of size (2H, W) with a flat table of ``entry``.
+
+    Raises VideoError (too_large) where a side of that image is over 65,500 px.
+    """
+    return _encoded(levels.reshape(-1, levels.shape[-1]), qtables=[[entry] * 64], optimize=True)
 
 
 def decode_field(payload: bytes, height: int, width: int) -> NDArray[np.uint8]:
@@ -46,10 +53,8 @@ def decode_field(payload: bytes, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def encode_rgb(image: NDArray[np.uint8], quality: int) -> bytes:
-    """An (H, W, 3) uint8 RGB frame as JPEG (4:2:0)."""
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=quality)
-    return stream.getvalue()
+    """An (H, W, 3) uint8 RGB frame as JPEG (4:2:0). Raises VideoError (too_large) where a side is over 65,500 px."""
+    return _encoded(image, quality=quality)
 
 
 def decode_rgb(payload: bytes, height: int, width: int) -> NDArray[np.uint8]:
@@ -59,16 +64,45 @@ def decode_rgb(payload: bytes, height: int, width: int) -> NDArray[np.uint8]:
     return image
 
 
+def _encoded(image: NDArray[np.uint8], **options: Any) -> bytes:
+    """``image`` (H, W) or (H, W, 3) as JPEG with Pillow's ``options``."""
+    height, width = image.shape[:2]
+    if max(height, width) > MAX_SIDE:
+        raise VideoError(
+            Verdict.TOO_LARGE,
+            f"a JPEG image of {width}x{height} pixels (flow: u above v) is over {MAX_SIDE:,} a side; give --short-side",
+        )
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
 def _decoded(payload: bytes, shape: tuple[int, int], mode: int) -> NDArray[np.uint8]:
     """Decode after comparing the size that the JPEG header declares: a forged one must not allocate gigabytes."""
+    cv2 = opencv.load()
+    size = _declared_size(payload)
+    if size != shape:
+        raise RefusedError(f"a stored image is {size[1]}x{size[0]}, its array says {shape[1]}x{shape[0]}")
     try:
-        with Image.open(io.BytesIO(payload), formats=("JPEG",)) as header:
-            size = header.size
-    except (OSError, SyntaxError) as error:
-        raise RefusedError(f"stored data is not a JPEG image ({error})") from None
-    if size != (shape[1], shape[0]):
-        raise RefusedError(f"a stored image is {size[0]}x{size[1]}, its array says {shape[1]}x{shape[0]}")
-    image: NDArray[np.uint8] | None = opencv.load().imdecode(np.frombuffer(payload, np.uint8), mode)
-    if image is None:
+        # An orientation tag, which nobody here writes, would turn the image.
+        image = cv2.imdecode(np.frombuffer(payload, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
+    if image is None or image.shape[:2] != shape:
         raise RefusedError("a stored JPEG image does not decode: it is damaged")
-    return image
+    return np.asarray(image, np.uint8)
+
+
+def _declared_size(payload: bytes) -> tuple[int, int]:
+    """(height, width) px that the frame header declares (ISO/IEC 10918-1, B.2.2). Raises RefusedError without one."""
+    position = 2  # behind the start of image
+    while payload.startswith(b"\xff\xd8") and position + 9 <= len(payload):
+        mark, marker, length, height, width = struct.unpack_from(">BBHxHH", payload, position)
+        if mark != 0xFF:
+            break
+        if marker in FRAME_HEADERS:
+            return height, width
+        if marker not in OTHER_HEADERS:
+            break
+        position += 2 + length
+    raise RefusedError("stored data is not a JPEG image")

@@ -56,6 +56,7 @@ class Plan:
     shards: tuple[Shard, ...]
     ends: dict[str, int] = field(default_factory=dict)  # first block behind the planned ones, array by array
     base: int = 0  # the same for arrays that were not foreseen
+    described: tuple[Video, ...] = ()  # videos of earlier generations whose label or splits have changed: no work
 
     def overflow(self, shard: int, array: str) -> int:
         """First block of the overflow of ``shard`` in ``array``; it has room for its longest thinkable videos."""
@@ -71,6 +72,7 @@ class Plan:
             "root": self.root,
             "ends": self.ends,
             "base": self.base,
+            "described": [vars(video) for video in self.described],
             "shards": [
                 {
                     "videos": [vars(video) for video in shard.videos],
@@ -99,7 +101,8 @@ class Plan:
                 for shard in tree["shards"]
             )
             settings = Settings.from_json(tree["settings"])
-            return cls(tree["generation"], settings, tree["root"], shards, tree["ends"], tree["base"])
+            described = tuple(Video.from_json(video) for video in tree["described"])
+            return cls(tree["generation"], settings, tree["root"], shards, tree["ends"], tree["base"], described)
         except (ValueError, KeyError, TypeError) as error:
             raise RefusedError(f"{where}: damaged plan ({error!r}).") from None
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from flowprep.config import StorageConfig
 
 LARGEST_ZERO = 2.0**22  # (q - zero) stays exact in float32
+NEGLIGIBLE = 1e-30  # px: a component below this everywhere is stored as zero; 1 / scale must not overflow
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,23 @@ class Quantised:
 
 
 def quantise(flow: NDArray[np.float32], config: StorageConfig) -> Quantised:
-    """``flow`` (N, 2, H, W) px to levels. Fixed ranges clip at ``config.bound``; a field's own range clips nothing."""
-    if config.range == "field":
-        scale, zero = _field_range(flow)
-    else:
-        scale, zero = _fixed_range(len(flow), config.bound, config.rounding)
-    levels = flow * _inverse(scale)[:, :, None, None]
-    # floor and rint of the same expression: trunc's zero is half a level below round's.
-    if config.range == "fixed" and config.rounding == "trunc":
+    """``flow`` (N, 2, H, W) px to levels. Fixed ranges clip at ``config.bound``; a field's own range clips nothing.
+
+    Raises ValueError for flow that is not finite: no level stands for it.
+    """
+    if not np.isfinite(flow).all():
+        raise ValueError("the computed flow holds values that are not finite")
+    kind = "field" if config.range == "field" else config.rounding
+    scale, zero = _field_range(flow) if kind == "field" else _fixed_range(len(flow), config.bound, kind)
+    with np.errstate(over="ignore"):  # beyond float32 is beyond every bound: clipped below
+        levels = flow * _inverse(scale)[:, :, None, None]
+    if kind == "round":
+        np.rint(np.add(levels, np.float32(127.5), out=levels), out=levels)
+    elif kind == "trunc":
         np.floor(np.add(levels, np.float32(127.5), out=levels), out=levels)
-    else:
-        np.rint(np.add(levels, zero[:, :, None, None], out=levels), out=levels)
-    np.clip(levels, 0, 255, out=levels)
+    else:  # an integer zero is added after rounding, so that v and -v stay exact mirrors of each other
+        np.add(np.rint(levels, out=levels), zero[:, :, None, None], out=levels)
+    np.clip(levels, 1 if kind == "exact" else 0, 255, out=levels)  # exact: the mirror of 255 is 1
     return Quantised(levels.astype(np.uint8), scale, zero)
 
 
@@ -65,14 +71,13 @@ def dequantise(levels: NDArray[np.uint8], scale: NDArray[np.float32], zero: NDAr
 
 def _field_range(flow: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scale and integer zero point of each component's own range. A constant field decodes to exactly itself."""
-    low = flow.min(axis=(2, 3)).astype(np.float64)
-    high = flow.max(axis=(2, 3)).astype(np.float64)
-    largest = np.maximum(np.abs(low), np.abs(high))
-    scale = np.maximum((high - low) / 254, largest / LARGEST_ZERO)
-    constant = low == high
-    scale = np.where(constant, np.abs(low), scale).astype(np.float32)  # 0 for an all-zero field: it decodes to 0
-    inverse = _inverse(scale)
-    zero = np.where(constant, np.where(low < 0, 1, 0), np.rint(-low * inverse))
+    low, high = flow.min(axis=(2, 3)), flow.max(axis=(2, 3))
+    largest = np.maximum(-low, high).astype(np.float64)
+    spread = high.astype(np.float64) - low
+    scale = np.where(spread > 0, np.maximum(spread / 254, largest / LARGEST_ZERO), np.abs(low))
+    scale = np.where(largest > NEGLIGIBLE, scale, 0).astype(np.float32)  # 0: decodes to 0, whatever JPEG does
+    # Rounded as the levels are, so that ``low`` gets level 0; a constant is 0 or 1 levels above its zero.
+    zero = np.where(spread > 0, 0 - np.rint(low * _inverse(scale)), low < 0)
     return scale, zero.astype(np.float32)
 
 

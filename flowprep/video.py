@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -34,18 +35,27 @@ CONTAINERS = (
     "rawvideo,rm,roq,smk,swf,thp,vc1,vc1test,vivo,wav,wc3movie,wtv,yuv4mpegpipe"
 )
 
-MISSING_END_WITH_AUDIO = 0.5  # s: sound may outlast the picture by so much before the picture counts as cut short
+TOLERANCE = Fraction(1, 1000)  # s: Matroska and FLV round their time stamps to milliseconds
+MAX_SIDE = 65_500 // 2  # px: a JPEG has 65,500, and a stored field is u above v
+
+MATROSKA, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # the element IDs that a Matroska or WebM file begins with
 
 
 def probe(path: Path) -> Probe:
-    """Read the header. Raises VideoError where there is no video stream to speak of."""
-    with _opened(path) as (container, stream):
+    """What the header and the first frame say. Raises VideoError where there is no video stream to speak of."""
+    with _opened(path, VideoConfig().max_pixels) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate
         frames = stream.frames
-        seconds = _declared_seconds(container, stream)
-        if not frames and rate and seconds:
-            frames = round(float(rate) * seconds)
+        if not frames and rate and container.duration:
+            frames = round(float(rate) * container.duration / av.time_base)
         width, height = stream.codec_context.width, stream.codec_context.height
+        try:
+            first = next(container.decode(stream), None)
+        except (av.FFmpegError, ValueError):
+            first = None
+        if first is not None:
+            turned = _orientation(first)[0]
+            width, height = (first.height, first.width) if turned else (first.width, first.height)
         return Probe(width, height, max(1, frames), float(rate) if rate else 0.0)
 
 
@@ -66,41 +76,47 @@ class VideoReader:
         self.video = video
         self.storage = storage
         self.report = DecodeReport(0, 0, 0.0, -1, 0, 0, 0)
-        self._decode_error = ""
-        self._missing_seconds = 0.0
+        self._damage = ""  # the first error of the decoder
+        self._cut_off = ""  # what is missing at the end of a file that declares no number of frames
 
     def blocks(self) -> Iterator[FrameBlock]:
         """Yield the kept frames in display order, in blocks of bounded memory.
 
-        Raises VideoError (undecodable, no_video, too_small, too_large).
+        Raises VideoError (missing, undecodable, no_video, too_small, too_large).
         """
         with _opened(self.path, self.video.max_pixels) as (container, stream):
             rate = stream.average_rate or stream.guessed_rate or Fraction(0)
             keep = _Selection(self.video, rate)
             blocks = _BlockBuilder(self.video, self.storage)
-            decoded = corrupt = discarded = 0
-            times: list[Fraction] = []  # of the first and the latest frame, s
-            for packet in container.demux(stream):
-                discarded += bool(packet.size and packet.is_discard)  # cut by an edit list, yet counted in the header
+            decoded = corrupt = 0
+            end = 0.0  # s: of the packet, of any stream, that ends last
+            for packet in self._packets(container):
+                end = max(end, _end(packet))
+                if packet.stream is not stream:
+                    continue
                 for frame in self._frames(packet):
                     decoded += 1
                     corrupt += frame.is_corrupt
                     if decoded > self.video.max_frames:
                         raise VideoError(Verdict.TOO_LARGE, f"more than {self.video.max_frames} frames (--max-frames)")
-                    time = frame.pts * frame.time_base if frame.pts is not None and frame.time_base else None
-                    if time is not None:
-                        times = [times[0] if times else time, time]
-                    if keep(decoded - 1, time):
+                    if keep(decoded - 1, _time(frame)):
                         blocks.add(_upright(frame))
                     if blocks.full:
                         yield blocks.take()
             if blocks.pending:
                 yield blocks.take()
-            declared = stream.frames - discarded if stream.frames else -1
-            if declared < 0 and times and rate:
-                self._missing_seconds = _missing_seconds(container, stream, times[1] - times[0] + 1 / rate, rate)
+            declared = _declared_frames(container, stream)
+            if declared < 0:
+                self._cut_off = _missing_bytes(self.path) or _missing_seconds(container, end, rate)
             height, width = blocks.source_size
             self.report = DecodeReport(width, height, keep.fps, declared, decoded, blocks.count, corrupt)
+
+    def _packets(self, container: Any) -> Iterator[Any]:
+        """The packets of all streams, up to the end or to where the container is damaged beyond reading on."""
+        try:
+            yield from container.demux()
+        except (av.FFmpegError, ValueError) as error:
+            self._damage = self._damage or _sentence(error)
 
     def _frames(self, packet: Any) -> Iterator[Any]:
         """The frames that come out of ``packet``; damage is noted and decoding goes on, for an honest count."""
@@ -109,56 +125,63 @@ class VideoReader:
         except (av.FFmpegError, ValueError) as error:
             if getattr(error, "errno", None) == errno.ENOMEM:
                 raise MemoryError("the decoder ran out of memory") from None
-            self._decode_error = self._decode_error or _sentence(error)
+            self._damage = self._damage or _sentence(error)
 
     def check(self) -> None:
-        """Raise VideoError unless every declared frame was decoded, undamaged, and there are two to make a field of."""
+        """Raise VideoError unless every declared frame was decoded, undamaged, and there are two to make a field of.
+
+        One frame less than declared is let pass: the last frame of many AVI files is an empty one.
+        """
         found = self.report
         if not found.frames_decoded:
-            why = self._decode_error or "the stream is empty"
-            raise VideoError(Verdict.UNDECODABLE, f"not one frame decodes ({why})")
-        if found.frames_corrupt or self._decode_error:
-            detail = self._decode_error or f"{found.frames_corrupt} frames flagged by the decoder"
+            why = self._damage or "its video stream is empty"
+            raise VideoError(Verdict.UNDECODABLE, f"not one frame decodes: {why}")
+        if found.frames_corrupt or self._damage:
+            detail = self._damage or f"the decoder reports damage in {found.frames_corrupt} frames"
             raise VideoError(Verdict.CORRUPT_FRAMES, f"damaged: {detail}; {found.frames_decoded} frames decode")
         if found.frames_declared - found.frames_decoded > 1:
             raise VideoError(
-                Verdict.SHORT, f"the header declares {found.frames_declared} frames, {found.frames_decoded} decode"
+                Verdict.SHORT, f"its header declares {found.frames_declared} frames, {found.frames_decoded} decode"
             )
-        if self._missing_seconds:
-            raise VideoError(
-                Verdict.SHORT,
-                f"the header declares {self._missing_seconds:.2f} s more than {found.frames_decoded} frames last",
-            )
+        if self._cut_off:
+            raise VideoError(Verdict.SHORT, f"cut off: {self._cut_off}; {found.frames_decoded} frames decode")
         if found.frames_kept < 2:
-            raise VideoError(Verdict.TOO_SHORT, f"{found.frames_kept} frame: flow needs two")
+            raise VideoError(Verdict.TOO_SHORT, f"frames: {found.frames_kept}, and flow needs two")
 
 
 class _Selection:
-    """Which frames are kept under ``stride`` or ``fps``: called once for every decoded frame, in order."""
+    """Which frames are kept under ``stride`` or ``fps``: called once for every decoded frame, in display order."""
 
     def __init__(self, config: VideoConfig, rate: Fraction) -> None:
         self._stride = config.stride
-        self._target = Fraction(config.fps).limit_denominator(1001) if config.fps else None
         self._rate = rate
-        self._start: Fraction | None = None
+        target = Fraction(config.fps).limit_denominator(1001)
+        if rate and abs(target / rate - 1) < Fraction(1, 2000):
+            target = rate  # 29.97 means 30000/1001
+        self._target = target
+        self._clock = Fraction(0)  # s since the first frame
+        self._latest: Fraction | None = None
         self._tick = -1
-        if self._target:
-            self.fps = float(min(self._target, rate) if rate else self._target)
-        else:
-            self.fps = float(rate / self._stride)
+        self.fps = float((min(target, rate) if rate else target) if target else rate / self._stride)
 
     def __call__(self, index: int, time: Fraction | None) -> bool:
-        if self._target is None:
+        if not self._target:
             return index % self._stride == 0
-        if time is None:  # no time stamps: assume the constant rate of the header
-            time = index / self._rate if self._rate else Fraction(index)
-        if self._start is None:
-            self._start = time
-        tick = (time - self._start) * self._target // 1  # the interval of the target rate that this frame falls in
+        if index:
+            self._clock += self._step(time)
+        self._latest = time
+        # The interval of the target rate that this frame falls in; its first frame is the one to keep.
+        tick = int((self._clock + TOLERANCE) * self._target)
         if tick <= self._tick:
             return False
-        self._tick = int(tick)
+        self._tick = tick
         return True
+
+    def _step(self, time: Fraction | None) -> Fraction:
+        """Seconds since the frame before; where the time stamps are missing or turn back, that of a constant rate."""
+        if time is not None and self._latest is not None and time > self._latest:
+            return time - self._latest
+        return 1 / self._rate if self._rate else Fraction(1)
 
 
 class _BlockBuilder:
@@ -187,11 +210,17 @@ class _BlockBuilder:
         """The first frame decides: a stream that changes its size on the way is scaled to that."""
         self.source_size = (height, width)
         self._flow_size = self._video.flow_size(height, width)
-        if min(self._flow_size) < MIN_SIDE:
-            size = f"{self._flow_size[1]}x{self._flow_size[0]}"
-            raise VideoError(Verdict.TOO_SMALL, f"{size} pixels: flow needs at least {MIN_SIDE} a side")
         self._rgb_size = self._storage.frames_size(height, width)
-        self._frames_per_block = max(1, min(MAX_BLOCK, BLOCK_BYTES // (8 * self._flow_size[0] * self._flow_size[1])))
+        frame_bytes = 0
+        sizes = [(self._flow_size, 8), (self._rgb_size, 3)] if self._rgb_size else [(self._flow_size, 8)]
+        for (high, wide), bytes_per_pixel in sizes:
+            if min(high, wide) < MIN_SIDE:
+                raise VideoError(Verdict.TOO_SMALL, f"{wide}x{high} pixels: flow needs at least {MIN_SIDE} a side")
+            if max(high, wide) > MAX_SIDE or high * wide > self._video.max_pixels:
+                limits = f"{MAX_SIDE} a side and {self._video.max_pixels} in all (--max-pixels)"
+                raise VideoError(Verdict.TOO_LARGE, f"{wide}x{high} pixels after resizing, the limit is {limits}")
+            frame_bytes += bytes_per_pixel * high * wide
+        self._frames_per_block = max(1, min(MAX_BLOCK, BLOCK_BYTES // frame_bytes))
 
     @property
     def pending(self) -> bool:
@@ -208,55 +237,117 @@ class _BlockBuilder:
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int = 0) -> Iterator[tuple[Any, Any]]:
+def _opened(path: Path, max_pixels: int) -> Iterator[tuple[Any, Any]]:
     """The container and its main video stream; every way in which FFmpeg refuses a file becomes a VideoError."""
-    if not path.is_file():
-        raise VideoError(Verdict.MISSING, "no such file")
-    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+    _check_file(path)
+    limit = {"max_pixels": str(max_pixels)}  # before a frame is allocated, whatever its header claims
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, **limit}
     try:
         # "file:" keeps names such as "http:x.avi" or "-x.avi" from being taken for anything but a file.
         container = av.open(f"file:{os.fspath(path)}", options=options, metadata_errors="replace")
-    except PermissionError:
-        raise VideoError(Verdict.UNDECODABLE, "no permission to read the file") from None
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(Verdict.UNDECODABLE, f"not a readable video file ({_sentence(error)})") from None
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError(Verdict.UNDECODABLE, f"not a video file, or cut off or damaged: {_sentence(error)}") from None
     with container:
         streams = [item for item in container.streams.video if not item.disposition & item.disposition.attached_pic]
         if not streams:
             raise VideoError(Verdict.NO_VIDEO, "the file has no video stream")
         stream = next((item for item in streams if item.disposition & item.disposition.default), streams[0])
-        if stream.codec_context is None:
+        codec = stream.codec_context
+        if codec is None:
             raise VideoError(Verdict.UNDECODABLE, "no decoder for its video codec")
-        stream.codec_context.thread_count = 1  # parallelism is one process per video
-        if max_pixels:
-            pixels = stream.codec_context.width * stream.codec_context.height
-            if pixels > max_pixels:
-                raise VideoError(
-                    Verdict.TOO_LARGE, f"{pixels} pixels a frame, the limit is {max_pixels} (--max-pixels)"
-                )
-            stream.codec_context.options = {"max_pixels": str(max_pixels)}
+        if codec.width * codec.height > max_pixels:
+            size = f"{codec.width}x{codec.height}"
+            raise VideoError(Verdict.TOO_LARGE, f"{size} pixels, the limit is {max_pixels} in all (--max-pixels)")
+        codec.thread_count = 1  # parallelism is one process per video
+        codec.options = limit
         yield container, stream
 
 
-def _declared_seconds(container: Any, stream: Any) -> float:
-    """Duration in s that the header gives the stream, or the whole file; 0 = none."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return float(container.duration / av.time_base) if container.duration else 0.0
+def _check_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise VideoError(Verdict.MISSING, "no such file") from None
+    except OSError as error:
+        raise VideoError(Verdict.UNDECODABLE, f"cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise VideoError(Verdict.UNDECODABLE, "not a regular file")
 
 
-def _missing_seconds(container: Any, stream: Any, covered: Fraction, rate: Fraction) -> float:
-    """Seconds that the header declares beyond ``covered``; 0 within the tolerance. For files that declare no count."""
-    missing = _declared_seconds(container, stream) - float(covered)
-    tolerance = MISSING_END_WITH_AUDIO if container.streams.audio else 1.5 / float(rate)
-    return missing if missing > tolerance else 0.0
+def _declared_frames(container: Any, stream: Any) -> int:
+    """Number of frames that the header declares; -1 = it declares none."""
+    if not stream.frames:
+        return -1
+    if "mp4" in container.format.name:  # an edit list cuts frames from the index, not from the number in the header
+        return sum(not entry.is_discard for entry in stream.index_entries)
+    return int(stream.frames)
+
+
+def _missing_bytes(path: Path) -> str:
+    """What a Matroska or WebM file has lost at its end, judged by the length that it declares; "" = nothing."""
+    with path.open("rb") as file:
+        head, size = file.read(4096), os.fstat(file.fileno()).st_size
+    if not head.startswith(MATROSKA):
+        return ""
+    at, length = _ebml_length(head, len(MATROSKA))
+    at += length
+    if head[at : at + len(SEGMENT)] != SEGMENT:
+        return ""
+    at, length = _ebml_length(head, at + len(SEGMENT))
+    missing = at + length - size
+    return f"{missing} of {at + length} bytes are missing" if missing > 0 else ""
+
+
+def _ebml_length(data: bytes, at: int) -> tuple[int, int]:
+    """Where the content of the element begins whose length stands at ``at``, and that length; 0 = not declared."""
+    width = 9 - data[at].bit_length()
+    largest = (1 << 7 * width) - 1
+    length = int.from_bytes(data[at : at + width], "big") & largest
+    return at + width, length if length < largest else 0
+
+
+def _missing_seconds(container: Any, end: float, rate: Fraction) -> str:
+    """What is missing between ``end``, in s, and the duration in the header; "" = nothing."""
+    declared = container.duration / av.time_base if container.duration else 0.0
+    if not rate or declared - end <= 1.5 / rate:
+        return ""
+    return f"its header declares {declared:.2f} s, it ends at {end:.2f} s"
+
+
+def _end(packet: Any) -> float:
+    """Time in s at which ``packet`` ends; 0 where it has no time stamp."""
+    start = packet.dts if packet.pts is None else packet.pts
+    return float((start + (packet.duration or 0)) * packet.time_base) if start is not None else 0.0
+
+
+def _time(frame: Any) -> Fraction | None:
+    """Presentation time in s."""
+    return frame.pts * frame.time_base if frame.pts is not None and frame.time_base else None
+
+
+def _orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """Whether, to stand upright, ``frame`` must have x and y exchanged, then x mirrored, then y mirrored.
+
+    Its display matrix takes (x, y) to (a x + c y, b x + d y); mirrors and quarter turns are followed.
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()  # the first of three rows of three
+    return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:
     """``frame`` as (H, W, 3) uint8 RGB, turned as its display matrix says."""
-    image = frame.reformat(format="rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
-    quarter_turns = round(frame.rotation / 90) % 4 if frame.rotation else 0
-    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+    try:
+        image = frame.reformat(format="rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
+    except (av.FFmpegError, ValueError) as error:
+        reason = f"its pixel format {frame.format.name} does not convert to RGB: {_sentence(error)}"
+        raise VideoError(Verdict.UNDECODABLE, reason) from None
+    turned, mirror_x, mirror_y = _orientation(frame)
+    if turned:
+        image = image.transpose(1, 0, 2)
+    return np.ascontiguousarray(image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1])
 
 
 def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

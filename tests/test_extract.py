@@ -226,3 +226,25 @@ def test_a_moved_source_and_a_repaired_one(clips: tuple[Path, list[DemoVideo]], 
     (moved / clips[1][0].id).write_bytes(whole)
     assert flowprep("extract", moved, out, *ULTRAFAST, "--retry-status", "undecodable").returncode == 0
     assert flowprep("verify", out, "--full").returncode == 0
+
+
+def test_new_labels_are_refused_and_then_taken_over_without_work(
+    clips: tuple[Path, list[DemoVideo]], tmp_path: Path
+) -> None:
+    folder, videos = clips
+    listing, out = tmp_path / "list.csv", tmp_path / "out.zarr"
+    arguments = ("extract", listing, out, "--root", folder, *ULTRAFAST, "--no-rgb")
+    listing.write_text("path,label\n" + "".join(f"{video.id},old\n" for video in videos))
+    assert flowprep(*arguments).returncode == 0
+    listing.write_text("path,label,split\n" + "".join(f"{video.id},new,test\n" for video in videos))
+    refused = flowprep(*arguments)
+    assert refused.returncode == 65
+    assert "Labels or splits" in refused.stderr
+    assert flowprep(*arguments, "--extend").returncode == 0
+    assert {(row.label, row.splits[0]) for row in package.open(out).videos} == {("new", "test")}
+    import zarr
+
+    assert set(zarr.open(out, mode="r")["videos/label"][:]) == {"new"}
+    assert len(list((out / ".flowprep/commits").iterdir())) == len(package.open(out).plans[0].shards)
+    assert flowprep("verify", out, "--full").returncode == 0
+    assert "nothing to do" in flowprep(*arguments).stdout

@@ -99,8 +99,10 @@ class Extraction:
                 plans = [self._write(self._first_plan(source))]
             for plan in plans:
                 shards_run += self._run_shards(plan, source)
-            if again := self._to_plan_again(source, plans):
-                plans.append(self._write(self._expect(source, again, len(plans)).plan))
+            again, described = self._to_plan_again(source, plans), self._described_anew(source, plans)
+            if again or described:
+                plan = replace(self._expect(source, again, len(plans)).plan, described=tuple(described))
+                plans.append(self._write(plan))
                 shards_run += self._run_shards(plans[-1], source)
         return self._summary(plans, shards_run, started)
 
@@ -144,6 +146,12 @@ class Extraction:
                 f"The source has changed since {self.output} was planned. New or of another size: {_some(changed)}. "
                 "Add --extend to take them in."
             )
+        relabelled = [video.id for video in self._labels_changed(source, plans)]
+        if relabelled and not self.config.run.extend:
+            raise RefusedError(
+                f"Labels or splits are not those that {self.output} was planned with: {_some(relabelled)}. "
+                "Add --extend to take over the new ones; no flow is computed again for that."
+            )
         if gone:
             self.say(f"No longer in the source (what is stored of them stays): {_some(gone)}")
 
@@ -151,6 +159,20 @@ class Extraction:
     def _new_or_changed(source: Source, plans: list[Plan]) -> list[Video]:
         planned = planned_videos(plans)
         return [video for video in source.videos if video.id not in planned or planned[video.id].size != video.size]
+
+    @staticmethod
+    def _labels_changed(source: Source, plans: list[Plan]) -> list[Video]:
+        """Videos of the source whose label or splits differ from the plan's."""
+        planned = planned_videos(plans)
+        return [
+            video
+            for video in source.videos
+            if (old := planned.get(video.id)) and (old.label, old.splits) != (video.label, video.splits)
+        ]
+
+    def _described_anew(self, source: Source, plans: list[Plan]) -> list[Video]:
+        """With --extend: planned videos whose labels or splits are to be taken over."""
+        return self._labels_changed(source, plans) if self.config.run.extend else []
 
     def _to_plan_again(self, source: Source, plans: list[Plan]) -> list[Video]:
         """Videos for a new generation: grown or changed ones with --extend, failed ones with --retry-status."""
@@ -231,7 +253,7 @@ class Extraction:
     def _summary(self, plans: list[Plan], shards_run: int, started: float) -> Summary:
         commits = read_commits(self.store)
         rows = rows_in_force(commits)
-        if not is_finalised(self.store, commits):
+        if not is_finalised(self.store, len(plans), len(commits)):
             from flowprep.store.finalise import finalise  # loads zarr: not for a run with nothing to do
 
             finalise(self.store, plans, commits)

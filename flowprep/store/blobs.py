@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import socket
 import time
@@ -18,7 +19,9 @@ from pathlib import Path
 
 from flowprep.errors import StoreError
 
-STALE_SECONDS = 24 * 3600.0  # a temporary folder of another host is litter after a day
+STALE_SECONDS = 24 * 3600.0  # a temporary folder in which nothing has changed for a day is litter
+SCRATCH = ".flowprep/tmp"
+NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # how file systems say so
 
 
 class LocalStore:
@@ -31,7 +34,8 @@ class LocalStore:
         return self.root / key
 
     def exists(self, key: str) -> bool:
-        return self.path(key).is_file()
+        with _store_errors(self.path(key)):
+            return self.path(key).is_file()
 
     def get(self, key: str) -> bytes:
         """The bytes of ``key``. Raises StoreError if it cannot be read."""
@@ -40,11 +44,12 @@ class LocalStore:
 
     def keys(self, folder: str) -> list[str]:
         """Keys of the files directly in ``folder``, sorted; none if there is no such folder."""
-        try:
-            with os.scandir(self.path(folder)) as entries:
-                return sorted(f"{folder}/{entry.name}" for entry in entries if entry.is_file())
-        except FileNotFoundError:
-            return []
+        with _store_errors(self.path(folder)):
+            try:
+                with os.scandir(self.path(folder)) as entries:
+                    return sorted(f"{folder}/{entry.name}" for entry in entries if entry.is_file())
+            except FileNotFoundError:
+                return []
 
     def put_new(self, key: str, source: Path) -> bool:
         """Publish the finished file ``source`` as ``key``; False, and nothing changed, if ``key`` exists.
@@ -53,7 +58,7 @@ class LocalStore:
         """
         target = self.path(key)
         with _store_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             _flush(source)
             try:
                 os.link(source, target)
@@ -62,7 +67,7 @@ class LocalStore:
                 if os.stat(source).st_nlink != 2:
                     return False
             except OSError as error:
-                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+                if error.errno in NO_HARD_LINKS:
                     raise StoreError(
                         f"{self.root}: this file system has no hard links, which commits need. "
                         "Write the dataset to a local disk or NFS and copy it afterwards."
@@ -84,7 +89,7 @@ class LocalStore:
         """Publish ``source`` as ``key``, in place of what may be there, in one step."""
         target = self.path(key)
         with _store_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             _flush(source)
             os.replace(source, target)
             _flush(target.parent)
@@ -92,8 +97,7 @@ class LocalStore:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A temporary folder on the same disk, removed at the end."""
-        name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
-        folder = self.path(f".flowprep/tmp/{name}")
+        folder = self.path(f"{SCRATCH}/{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}")
         with _store_errors(folder):
             folder.mkdir(parents=True)
         try:
@@ -102,29 +106,43 @@ class LocalStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove temporary folders whose process is gone: what a kill left behind."""
-        try:
-            folders = list(self.path(".flowprep/tmp").iterdir())
-        except FileNotFoundError:
-            return
+        """Remove what kills left behind: temporary folders whose process is gone, or unchanged for a day."""
+        with _store_errors(self.path(SCRATCH)):
+            folders = list(self.path(SCRATCH).iterdir()) if self.path(SCRATCH).is_dir() else []
         for folder in folders:
-            host, pid, _ = (*folder.name.rsplit("-", 2), "", "")[:3]
-            try:
-                old = time.time() - folder.stat().st_mtime > STALE_SECONDS
-            except FileNotFoundError:
-                continue
-            if old or (host == socket.gethostname() and pid.isdigit() and not _alive(int(pid))):
+            if _is_dead(folder.name) or _is_stale(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _is_dead(name: str) -> bool:
+    """Whether ``name`` (host-process-random) was given by a process of this machine that is no more."""
+    match = re.fullmatch(r"(.+)-([0-9]{1,9})-[0-9a-f]+", name)
+    if not match or match[1] != socket.gethostname():
         return False
-    except PermissionError:
+    try:
+        os.kill(int(match[2]), 0)
+    except ProcessLookupError:
         return True
-    return True
+    except PermissionError:  # somebody else's
+        return False
+    return False
+
+
+def _is_stale(folder: Path) -> bool:
+    """Whether nothing in ``folder`` has changed for a day; at work, its files grow all the time."""
+    try:
+        newest = max(path.lstat().st_mtime for path in [folder, *folder.rglob("*")])
+    except OSError:  # it is just being used, or removed
+        return False
+    return time.time() - newest > STALE_SECONDS
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, each flushed to the disk."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush(folder.parent)
 
 
 def _flush(path: Path) -> None:

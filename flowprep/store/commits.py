@@ -79,16 +79,15 @@ def tally(rows: dict[str, LedgerRow]) -> dict[str, int]:
     return {verdict: count for verdict, count in counts.items() if count}
 
 
-def state_of(commits: list[Commit]) -> str:
-    """A text that changes when and only when a commit is added; the group's metadata names the one it was made from."""
-    last = max(((item.generation, item.shard) for item in commits), default=(0, 0))
-    return f"{len(commits)} commits, last {last[0]}.{last[1]}"
+def state_of(plans: int, commits: int) -> str:
+    """Names a state of the dataset: plans and commits are only ever added."""
+    return f"{plans} plans, {commits} commits"
 
 
-def is_finalised(store: LocalStore, commits: list[Commit]) -> bool:
-    """Whether the Zarr metadata and the videos table were made from just these commits."""
+def is_finalised(store: LocalStore, plans: int, commits: int) -> bool:
+    """Whether the Zarr metadata and the videos table were made from just this number of plans and commits."""
     try:
         state = json.loads(store.get("zarr.json"))["attributes"]["flowprep"]["state"]
     except (StoreError, ValueError, KeyError, TypeError):
         return False
-    return bool(state == state_of(commits))
+    return bool(state == state_of(plans, commits))

@@ -35,7 +35,7 @@ def finalise(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> Non
     with store.scratch() as folder:
         target = ZarrStore(folder)
         settings = plans[-1].settings
-        root = zarr.create_group(target, attributes=_root_attributes(settings, commits), overwrite=True)
+        root = zarr.create_group(target, attributes=_root_attributes(plans, commits), overwrite=True)
         for name, rows in array_lengths(commits).items():
             _create_array(root, ArrayName.parse(name), rows, settings)
         _create_videos(root, plans, rows_in_force(commits))
@@ -60,11 +60,12 @@ def array_lengths(commits: Iterable[Commit]) -> dict[str, int]:
     return dict(sorted(lengths.items()))
 
 
-def _root_attributes(settings: Settings, commits: list[Commit]) -> dict[str, Any]:
+def _root_attributes(plans: list[Plan], commits: list[Commit]) -> dict[str, Any]:
+    settings = plans[-1].settings
     versions = commits[-1].versions if commits else {}
     return {
         "flowprep": {
-            "state": state_of(commits),
+            "state": state_of(len(plans), len(commits)),
             "settings": settings.to_json(),
             "settings_fingerprint": settings.fingerprint(),
             "versions": versions,

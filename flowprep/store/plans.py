@@ -23,4 +23,9 @@ def write_plan(store: LocalStore, plan: Plan) -> bool:
 
 def planned_videos(plans: list[Plan]) -> dict[str, Video]:
     """Video id -> its description in the newest plan that names it."""
-    return {video.id: video for plan in plans for shard in plan.shards for video in shard.videos}
+    return {
+        video.id: video
+        for plan in plans
+        for videos in (plan.described, *(shard.videos for shard in plan.shards))
+        for video in videos
+    }

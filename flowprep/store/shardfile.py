@@ -50,45 +50,54 @@ class ShardWriter:
         self._file.close()
         return self._hash.hexdigest()
 
-    def abandon(self) -> None:
-        self._file.close()
-
 
 class ShardReader:
-    """Reads rows of one shard file; the index is read once."""
+    """Reads rows of one shard file; the index is read once. Raises RefusedError for damage, OSError for the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDONLY)
         try:
-            self.size = os.fstat(self._file).st_size
-            if self.size < INDEX_BYTES:
-                raise RefusedError(f"{path}: damaged: {self.size} bytes are too few for a shard file.")
-            raw = os.pread(self._file, INDEX_BYTES, self.size - INDEX_BYTES)
+            self._data_bytes = os.fstat(self._file).st_size - INDEX_BYTES
+            if self._data_bytes < 0:
+                raise self._damaged(f"{self._data_bytes + INDEX_BYTES} bytes are too few for a shard file")
+            raw = self._read(self._data_bytes, self._data_bytes + INDEX_BYTES)
             if google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-                raise RefusedError(f"{path}: damaged: the checksum of its index is wrong.")
+                raise self._damaged("the checksum of its index is wrong")
         except BaseException:
             os.close(self._file)
             raise
         self.index: NDArray[np.uint64] = np.frombuffer(raw, "<u8", SLOTS * 2).reshape(SLOTS, 2)  # (offset, length)
-
-    def filled(self) -> NDArray[np.bool_]:
-        """(SLOTS,) which slots hold a row."""
-        return np.asarray(self.index[:, 0] != EMPTY)
 
     def rows(self, start: int, stop: int) -> list[bytes]:
         """The encoded rows of slots start..stop-1, read in one step (neighbours lie side by side)."""
         if stop <= start:
             return []
         wanted = self.index[start:stop]
-        if (wanted[:, 0] == EMPTY).any():
-            raise RefusedError(f"{self.path}: damaged: a row between {start} and {stop} is missing.")
-        first, last = int(wanted[0, 0]), int(wanted[-1].sum())
-        ends = wanted[:, 0] + wanted[:, 1]
-        if last > self.size - INDEX_BYTES or (wanted[1:, 0] != ends[:-1]).any():
-            raise RefusedError(f"{self.path}: damaged: its index points outside the data.")
-        block = os.pread(self._file, last - first, first)
-        return [block[int(offset) - first : int(offset + length) - first] for offset, length in wanted]
+        if (wanted == EMPTY).any():
+            raise self._damaged(f"a row between {start} and {stop} is missing")
+        if (wanted > self._data_bytes).any():  # first of all: the sums below must not wrap
+            raise self._damaged("its index points outside the data")
+        ends = wanted.sum(axis=1)
+        if ends[-1] > self._data_bytes or (wanted[1:, 0] != ends[:-1]).any():
+            raise self._damaged("its index points outside the data")
+        first = int(wanted[0, 0])
+        block = self._read(first, int(ends[-1]))
+        return [block[int(offset) - first : int(end) - first] for offset, end in zip(wanted[:, 0], ends, strict=True)]
+
+    def _read(self, first: int, last: int) -> bytes:
+        """Bytes first..last-1 of the file; a system call may give fewer than asked for."""
+        parts = []
+        while first < last:
+            part = os.pread(self._file, last - first, first)
+            if not part:
+                raise self._damaged("it has become shorter while it was read")
+            parts.append(part)
+            first += len(part)
+        return b"".join(parts)
+
+    def _damaged(self, how: str) -> RefusedError:
+        return RefusedError(f"{self.path}: damaged: {how}.")
 
     def close(self) -> None:
         os.close(self._file)
