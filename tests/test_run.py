@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import time
+import warnings
 from collections import Counter
+from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowprep.errors import StoreError, Verdict
+from flowprep.run.dask import local_engine
 from flowprep.run.progress import Progress
-from flowprep.run.window import ATTEMPTS, WorkerLostError, drive
+from flowprep.run.window import ATTEMPTS, Work, WorkerLostError, drive
+from flowprep.sandbox import Limits
 from flowprep.types import LedgerRow, ShardResult
 
 
@@ -75,6 +80,16 @@ def test_a_full_disk_ends_the_run_at_once() -> None:
     with pytest.raises(StoreError, match="disk full"):
         drive(engine, range(100), lambda _: None)
     assert engine.most <= 4
+
+
+def test_the_cluster_of_one_machine_listens_on_that_machine_alone(tmp_path: Path) -> None:
+    work = Work(str(tmp_path), 0, Limits(), str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with local_engine(work, 2), local_engine(work, 2):  # a second run beside it takes no port away
+            listening = [item.laddr for item in psutil.Process().net_connections() if item.status == "LISTEN"]
+    assert {address.ip for address in listening} <= {"127.0.0.1"}
+    assert 8787 not in {address.port for address in listening}
 
 
 def test_progress_counts_and_names_failures() -> None:

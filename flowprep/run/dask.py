@@ -21,12 +21,19 @@ CONFIG = {
     "distributed.scheduler.allowed-failures": 0,  # a death comes back to our own loop at once
     "distributed.scheduler.work-stealing": False,  # the window already keeps the queues short
     "distributed.scheduler.worker-ttl": "10 minutes",
+    "distributed.worker.profile.enabled": False,  # it would look at every thread's stack a hundred times a second
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.scheduler.http.routes": [],  # nothing to see: progress is ours
+    "distributed.worker.http.routes": [],
     "distributed.worker.memory.target": False,  # results are a few hundred bytes: nothing to spill
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
     "distributed.admin.log-format": "%(message)s",
 }
+
+
+LOOPBACK = "127.0.0.1:0"
 
 
 class DaskEngine:
@@ -65,7 +72,10 @@ class DaskEngine:
 
 @contextmanager
 def local_engine(work: Work, workers: int) -> Iterator[DaskEngine]:
-    """An engine on a cluster inside this process: ``workers`` threads, no further process, no open port."""
+    """An engine on a cluster inside this process: ``workers`` threads, no further process.
+
+    Dask opens HTTP servers whatever one says; here they listen on this machine alone, on free ports, and serve nothing.
+    """
     logging.getLogger("distributed").setLevel(logging.ERROR)
     with dask.config.set(CONFIG):
         cluster = LocalCluster(
@@ -73,7 +83,8 @@ def local_engine(work: Work, workers: int) -> Iterator[DaskEngine]:
             threads_per_worker=workers,
             processes=False,
             protocol="inproc://",
-            dashboard_address=None,
+            dashboard_address=LOOPBACK,
+            worker_dashboard_address=LOOPBACK,
             silence_logs=logging.CRITICAL,
         )
         client = Client(cluster)
