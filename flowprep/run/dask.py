@@ -23,6 +23,7 @@ CONFIG = {
     "distributed.scheduler.worker-ttl": "10 minutes",
     "distributed.worker.profile.enabled": False,  # it would look at every thread's stack a hundred times a second
     "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.tick.interval": "1s",  # not fifty times a second
     "distributed.scheduler.http.routes": [],  # nothing to see: progress is ours
     "distributed.worker.http.routes": [],
     "distributed.worker.memory.target": False,  # results are a few hundred bytes: nothing to spill
