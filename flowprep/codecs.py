@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowprep import opencv
+from flowprep.config import JPEG_SIDE
 from flowprep.errors import RefusedError, Verdict, VideoError
 
-FLOW_QUALITY = 92  # the default of --quality; docs/storage.md has the measurements behind it
 REFERENCE_SCALE = 1 / 16  # px per level at which ``quality`` has its libjpeg meaning: a field that spans 16 px
-MAX_SIDE = 65_500  # px: what libjpeg writes at most
 
 # Marker segments of a JPEG file: one frame header, after tables, applications' data and comments.
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -67,10 +66,10 @@ def decode_rgb(payload: bytes, height: int, width: int) -> NDArray[np.uint8]:
 def _encoded(image: NDArray[np.uint8], **options: Any) -> bytes:
     """``image`` (H, W) or (H, W, 3) as JPEG with Pillow's ``options``."""
     height, width = image.shape[:2]
-    if max(height, width) > MAX_SIDE:
+    if max(height, width) > JPEG_SIDE:
         raise VideoError(
             Verdict.TOO_LARGE,
-            f"a JPEG image of {width}x{height} pixels (flow: u above v) is over {MAX_SIDE:,} a side; give --short-side",
+            f"its JPEG images would be {width}x{height} pixels, {JPEG_SIDE} a side is the most; give --short-side",
         )
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "JPEG", **options)

@@ -12,7 +12,8 @@ import dataclasses
 import hashlib
 import json
 import re
-import types
+import reprlib
+import sys
 import typing
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -23,12 +24,23 @@ from flowprep.errors import UsageError, Verdict, did_you_mean
 
 FORMAT_VERSION = 1  # of the dataset on disk; a change that alters stored bytes raises it
 MIN_SIDE = 16  # px: no flow method here has a meaning below this
+MAX_WORKERS = 4096  # on one machine
+MIN_MEMORY, MAX_MEMORY = 1024, 2**32  # MiB of one decoding process: its libraries alone take hundreds
+MAX_FRAMES = 10**9  # of one video: row numbers of a whole dataset must fit 64 bits
+JPEG_SIDE = 65_500  # px: the largest image that libjpeg writes; a field is stored as one of twice its height
 
 METHODS = ("tvl1", "brox", "deepflow", "dis", "farneback")
 DIRECTIONS = ("forward", "backward", "both")
 RANGES = ("field", "fixed")
 ROUNDINGS = ("exact", "round", "trunc")
 LAYOUTS = ("auto", "folder", "filelist", "ucf101", "hmdb51", "kinetics")
+
+LIMITS = ("max_pixels", "max_frames")  # keys of the section video that shape no number
+
+TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
+
+SHORT = reprlib.Repr()  # for values in messages, however large
+SHORT.maxlevel = 2
 
 T = TypeVar("T")
 
@@ -64,28 +76,37 @@ class VideoConfig:
 
     def __post_init__(self) -> None:
         if self.resize and self.short_side:
-            raise UsageError("--resize and --short-side exclude each other: give one of them.")
+            raise UsageError(
+                "--resize and --short-side exclude each other: give one, or take the other back with --short-side 0."
+            )
         if self.resize:
             self.target_size()
-        if self.short_side and self.short_side < MIN_SIDE:
-            raise UsageError(f"--short-side {self.short_side}: flow needs at least {MIN_SIDE} pixels a side.")
+        if self.short_side and not MIN_SIDE <= self.short_side <= JPEG_SIDE // 2:
+            raise UsageError(f"--short-side {self.short_side}: give {MIN_SIDE} to {JPEG_SIDE // 2} pixels.")
         if self.stride < 1:
             raise UsageError(f"--stride {self.stride}: give 1 (every frame) or more.")
         if self.fps < 0:
             raise UsageError(f"--fps {self.fps}: give a positive rate.")
         if self.fps and self.stride > 1:
             raise UsageError("--fps and --stride exclude each other: give one of them.")
+        if self.max_pixels < MIN_SIDE**2:
+            raise UsageError(f"--max-pixels {self.max_pixels}: flow needs at least {MIN_SIDE}x{MIN_SIDE} pixels.")
+        if not 2 <= self.max_frames <= MAX_FRAMES:
+            raise UsageError(f"--max-frames {self.max_frames}: give 2 to {MAX_FRAMES}.")
 
     def target_size(self) -> tuple[int, int] | None:
         """(width, height) of ``resize`` in px, or None."""
         if not self.resize:
             return None
-        match = re.fullmatch(r"(\d+)x(\d+)", self.resize)
+        match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", self.resize)
         if not match:
             raise UsageError(f"--resize {self.resize!r}: give width x height in pixels, for example 340x256.")
         width, height = int(match[1]), int(match[2])
-        if min(width, height) < MIN_SIDE:
-            raise UsageError(f"--resize {self.resize}: flow needs at least {MIN_SIDE} pixels a side.")
+        if min(width, height) < MIN_SIDE or max(width, 2 * height) > JPEG_SIDE:
+            raise UsageError(
+                f"--resize {self.resize}: give {MIN_SIDE} to {JPEG_SIDE} pixels of width "
+                f"and {MIN_SIDE} to {JPEG_SIDE // 2} of height."
+            )
         return width, height
 
     def flow_size(self, height: int, width: int) -> tuple[int, int]:
@@ -108,6 +129,11 @@ class FlowConfig:
         option="set",
     )
 
+    def __post_init__(self) -> None:
+        for name, value in self.parameters.items():
+            if not isinstance(name, str) or not isinstance(value, str | int | float):
+                raise UsageError(f"--set {self.method}.{name}: give a number, a word or true or false.")
+
 
 @dataclass(frozen=True)
 class StorageConfig:
@@ -120,22 +146,26 @@ class StorageConfig:
         "Fixed range: exact zero at 128, or the conventions of other tools (round: zero at 127.5; trunc: zero at 127).",
         choices=ROUNDINGS,
     )
-    quality: int = setting(0, "JPEG quality of the flow, 1 to 100; 0 = the default of docs/storage.md.", metavar="Q")
+    quality: int = setting(90, "JPEG quality of the flow, 1 to 100; docs/storage.md says what each costs.", metavar="Q")
     rgb: bool = setting(True, "Store the RGB frames too, for the spatial stream.")
     rgb_short_side: int = setting(256, "Shorter side in pixels of the stored RGB frames.")
     rgb_quality: int = setting(90, "JPEG quality of the RGB frames, 1 to 100.", metavar="Q")
 
     def __post_init__(self) -> None:
-        if not self.bound > 0:
-            raise UsageError(f"--bound {self.bound}: give a positive number of pixels.")
+        if not 0.01 <= self.bound <= 100_000:
+            raise UsageError(f"--bound {self.bound}: give 0.01 to 100000 pixels.")
         if self.rounding != "exact" and self.range != "fixed":
             raise UsageError(f"--rounding {self.rounding} is a convention of fixed ranges: add --range fixed.")
-        if not 0 <= self.quality <= 100:
+        if self.bound != 20 and self.range != "fixed":
+            raise UsageError(f"--bound {self.bound} is the bound of a fixed range: add --range fixed.")
+        if not self.rgb and (self.rgb_short_side, self.rgb_quality) != (256, 90):
+            raise UsageError("--rgb-short-side and --rgb-quality are for stored RGB frames: leave --no-rgb out.")
+        if not 1 <= self.quality <= 100:
             raise UsageError(f"--quality {self.quality}: give 1 to 100.")
         if not 1 <= self.rgb_quality <= 100:
             raise UsageError(f"--rgb-quality {self.rgb_quality}: give 1 to 100.")
-        if self.rgb_short_side < MIN_SIDE:
-            raise UsageError(f"--rgb-short-side {self.rgb_short_side}: give at least {MIN_SIDE}.")
+        if not MIN_SIDE <= self.rgb_short_side <= JPEG_SIDE:
+            raise UsageError(f"--rgb-short-side {self.rgb_short_side}: give {MIN_SIDE} to {JPEG_SIDE} pixels.")
 
     def frames_size(self, height: int, width: int) -> tuple[int, int] | None:
         """(height, width) in px of the stored RGB frames of a video of that size; None where none are stored."""
@@ -159,21 +189,24 @@ class RunConfig:
     dry_run: bool = setting(False, "Print the plan (videos, frames, bytes, time expected) and stop.")
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UsageError(f"--workers {self.workers}: give 1 or more, or 0 for one per processor.")
+        if not 0 <= self.workers <= MAX_WORKERS:
+            raise UsageError(f"--workers {self.workers}: give 1 to {MAX_WORKERS}, or 0 for one per processor.")
         if self.stall_seconds <= 0:
             raise UsageError(f"--stall-seconds {self.stall_seconds}: give a positive number of seconds.")
-        if self.memory_limit < 1024:
-            raise UsageError(f"--memory-limit {self.memory_limit}: a decoding process needs at least 1024 MiB.")
+        if not MIN_MEMORY <= self.memory_limit <= MAX_MEMORY:
+            raise UsageError(f"--memory-limit {self.memory_limit}: give {MIN_MEMORY} to {MAX_MEMORY} MiB.")
         self.failures_allowed(100)
         self.retry_verdicts()
 
     def failures_allowed(self, videos: int) -> int:
         """How many of ``videos`` may fail before the exit code says so."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", self.max_failed)
-        if not match or (not match[2] and "." in match[1]) or (match[2] and float(match[1]) > 100):
-            raise UsageError(f"--max-failed {self.max_failed!r}: give a number like 3 or a share like 1%.")
-        return int(float(match[1]) * videos / 100) if match[2] else int(match[1])
+        number = re.fullmatch(r"[0-9]{1,12}", self.max_failed)
+        share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,12})?)%", self.max_failed)
+        if number:
+            return int(number[0])
+        if share and Fraction(share[1]) <= 100:
+            return int(Fraction(share[1]) * videos / 100)
+        raise UsageError(f"--max-failed {self.max_failed!r}: give a number like 3 or a share like 1%.")
 
     def retry_verdicts(self) -> frozenset[Verdict]:
         """The verdicts named by ``retry_status``."""
@@ -211,24 +244,36 @@ class Settings:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Settings:
+        """What :meth:`to_json` gave; UsageError or KeyError for anything else."""
         return cls(
-            VideoConfig(**data["video"]), FlowConfig(**data["flow"]), StorageConfig(**data["storage"]), data["engine"]
+            _build(VideoConfig, data["video"], "settings", "video."),
+            _build(FlowConfig, data["flow"], "settings", "flow."),
+            _build(StorageConfig, data["storage"], "settings", "storage."),
+            _checked(data["engine"], str, (), "settings: engine"),
         )
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of all of it, in canonical JSON."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """sha256 (hex) of all that shapes the numbers: of everything but the limits, which only turn videos away."""
+        tree = self.to_json()
+        return fingerprint({**tree, "video": {key: value for key, value in tree["video"].items() if key not in LIMITS}})
 
     def differences(self, other: Settings) -> list[str]:
         """``"flow.parameters.warps: 5 -> 10"`` for every value of ``self`` that ``other`` has changed."""
         mine, theirs = _flatten(self.to_json()), _flatten(other.to_json())
-        keys = sorted(mine.keys() | theirs.keys())
+        keys = sorted((mine.keys() | theirs.keys()) - {f"video.{key}" for key in LIMITS})
+        if self.flow.method != other.flow.method:  # then all parameters differ, which says nothing
+            keys = [key for key in keys if not key.startswith("flow.parameters.")]
         return [
             f"{key}: {mine.get(key, 'unset')} -> {theirs.get(key, 'unset')}"
             for key in keys
             if mine.get(key) != theirs.get(key)
         ]
+
+
+def fingerprint(tree: dict[str, Any]) -> str:
+    """sha256 (hex) of a JSON tree, whatever the order of its keys."""
+    text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _scaled(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -250,20 +295,24 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_pipeline(path: Path) -> dict[str, Any]:
-    """The mapping in a pipeline file. Raises UsageError naming the file, and the line where YAML knows it."""
+    """The mapping in a pipeline file, checked as :func:`build` does, without its empty sections.
+
+    Raises UsageError naming the file, and the line where YAML knows it.
+    """
     import yaml
 
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a day like 2000-13-01
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UsageError(
             f"{path}: a pipeline file is a mapping with the keys source, output, video, flow, storage, run."
         )
-    return tree
+    build(tree, str(path))
+    return {key: value for key, value in tree.items() if value is not None}
 
 
 def build(tree: dict[str, Any], where: str) -> ExtractConfig:
@@ -273,7 +322,7 @@ def build(tree: dict[str, Any], where: str) -> ExtractConfig:
 
 def _build(cls: type[T], tree: Any, where: str, prefix: str) -> T:
     if not isinstance(tree, dict):
-        raise UsageError(f"{where}: {prefix.rstrip('.')} must be a mapping, not {tree!r}.")
+        raise UsageError(f"{where}: {prefix.rstrip('.')} must be a mapping, not {SHORT.repr(tree)}.")
     hints = typing.get_type_hints(cls)
     fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
@@ -293,14 +342,14 @@ def _build(cls: type[T], tree: Any, where: str, prefix: str) -> T:
 
 def _checked(value: Any, hint: Any, choices: tuple[str, ...], where: str) -> Any:
     """``value`` as the type of its field; raises UsageError naming ``where``."""
-    origin = typing.get_origin(hint) or hint
-    if origin is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if origin is str and isinstance(value, int | float) and not isinstance(value, bool):
+    kind = typing.get_origin(hint) or hint
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and kind is str:
         value = str(value)  # YAML reads `max_failed: 3` as a number
-    if not isinstance(value, origin) or (origin is int and isinstance(value, bool)):
-        wanted = getattr(origin, "__name__", str(origin)) if not isinstance(origin, types.UnionType) else str(origin)
-        raise UsageError(f"{where}: {value!r} is not a value of type {wanted}.")
+    elif number and kind is float and abs(value) <= sys.float_info.max:
+        value = float(value)
+    elif not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or kind is float:
+        raise UsageError(f"{where}: {SHORT.repr(value)} is not {TYPES[kind]}.")
     if choices and value not in choices:
-        raise UsageError(f"{where}: {value!r} is not one of {', '.join(choices)}.{did_you_mean(value, list(choices))}")
+        raise UsageError(f"{where}: no such value {SHORT.repr(value)}.{did_you_mean(value, list(choices))}")
     return value

@@ -208,10 +208,9 @@ class Extractor:
         storage = self.settings.storage
         file = _file(files, folder, ArrayName(kind, height, width))
         quantised = quantise(fields, storage)
-        quality = storage.quality or codecs.FLOW_QUALITY
         for i, original in enumerate(fields):
             scale, zero = quantised.scale[i], quantised.zero[i]
-            payload = codecs.encode_field(quantised.levels[i], codecs.table_entry(quality, scale))
+            payload = codecs.encode_field(quantised.levels[i], codecs.table_entry(storage.quality, scale))
             if file.rows % SAMPLE_EVERY == 0:
                 levels = codecs.decode_field(payload, height, width)
                 added.measure(original, dequantise(levels[None], scale[None], zero[None])[0])

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowprep.config import FORMAT_VERSION, Settings, VideoConfig
-from flowprep.errors import RefusedError
+from flowprep.config import FORMAT_VERSION, Settings, VideoConfig, fingerprint
+from flowprep.errors import RefusedError, UsageError
 from flowprep.types import Probe, Video
 
 SHARD_SECONDS = (10.0, 240.0)  # work in one shard on one core: short enough to lose, long enough to be worth a task
@@ -60,7 +60,7 @@ class Plan:
 
     def overflow(self, shard: int, array: str) -> int:
         """First block of the overflow of ``shard`` in ``array``; it has room for its longest thinkable videos."""
-        room = -(-self.settings.video.max_frames // BLOCK) * max(1, *(len(item.videos) for item in self.shards))
+        room = -(-self.settings.video.max_frames // BLOCK) * max(len(item.videos) for item in self.shards)
         return self.ends.get(array, self.base) + shard * room
 
     def to_bytes(self) -> bytes:
@@ -82,16 +82,20 @@ class Plan:
                 for shard in self.shards
             ],
         }
-        return json.dumps(tree, separators=(",", ":")).encode()
+        return json.dumps({**tree, "sha256": fingerprint(tree)}, separators=(",", ":")).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Plan:
+        """The plan that :meth:`to_bytes` wrote at ``where``. Raises RefusedError for damage and for other formats."""
         try:
             tree: dict[str, Any] = json.loads(data)
             if tree["format"] != FORMAT_VERSION:
                 raise RefusedError(
-                    f"{where}: dataset format {tree['format']}, this flowprep reads format {FORMAT_VERSION}."
+                    f"{where}: dataset format {tree['format']}, this flowprep reads format {FORMAT_VERSION}. "
+                    "Use the flowprep that wrote it, or extract it anew."
                 )
+            if tree.pop("sha256") != fingerprint(tree):
+                raise ValueError("its checksum is wrong")
             shards = tuple(
                 Shard(
                     tuple(Video.from_json(video) for video in shard["videos"]),
@@ -103,8 +107,8 @@ class Plan:
             settings = Settings.from_json(tree["settings"])
             described = tuple(Video.from_json(video) for video in tree["described"])
             return cls(tree["generation"], settings, tree["root"], shards, tree["ends"], tree["base"], described)
-        except (ValueError, KeyError, TypeError) as error:
-            raise RefusedError(f"{where}: damaged plan ({error!r}).") from None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UsageError) as error:
+            raise RefusedError(f"{where}: damaged plan ({error}).") from None
 
 
 @dataclass(frozen=True)
@@ -165,9 +169,9 @@ def make_plan(
     aim = min(max(total / SHARDS_AIMED, SHARD_SECONDS[0]), SHARD_SECONDS[1])
 
     groups: list[list[tuple[Video, Estimate]]] = []
-    filled = aim
+    filled = 0.0
     for video, guess, cost in weighed:
-        if filled + cost / 2 > aim:  # the nearer of the two ways to round
+        if not groups or filled + cost / 2 > aim:  # the nearer of the two ways to round
             groups.append([])
             filled = 0.0
         groups[-1].append((video, guess))

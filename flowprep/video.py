@@ -24,7 +24,7 @@ from flowprep.config import MIN_SIDE, StorageConfig, VideoConfig
 from flowprep.errors import Verdict, VideoError
 from flowprep.types import DecodeReport, FrameBlock, Probe
 
-BLOCK_BYTES = 32 * 2**20  # of float32 flow that one block of frames gives: bounds memory whatever the video
+BLOCK_BYTES = 32 * 2**20  # of flow and RGB that come of one block of frames: bounds memory whatever the video
 MAX_BLOCK = 16  # frames: a slow method must still show signs of life every few seconds
 
 # Containers that hold their streams themselves. Left out on purpose: hls, dash, concat, image sequences and other
@@ -45,8 +45,8 @@ def probe(path: Path) -> Probe:
     """What the header and the first frame say. Raises VideoError where there is no video stream to speak of."""
     with _opened(path, VideoConfig().max_pixels) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate
-        frames = stream.frames
-        if not frames and rate and container.duration:
+        frames = _declared_frames(container, stream)
+        if frames < 0 and rate and container.duration:
             frames = round(float(rate) * container.duration / av.time_base)
         width, height = stream.codec_context.width, stream.codec_context.height
         try:
@@ -99,6 +99,7 @@ class VideoReader:
                     corrupt += frame.is_corrupt
                     if decoded > self.video.max_frames:
                         raise VideoError(Verdict.TOO_LARGE, f"more than {self.video.max_frames} frames (--max-frames)")
+                    _check_pixels(frame, self.video.max_pixels)
                     if keep(decoded - 1, _time(frame)):
                         blocks.add(_upright(frame))
                     if blocks.full:
@@ -123,8 +124,12 @@ class VideoReader:
         try:
             yield from packet.decode()
         except (av.FFmpegError, ValueError) as error:
-            if getattr(error, "errno", None) == errno.ENOMEM:
+            code = getattr(error, "errno", None)
+            if code == errno.ENOMEM:
                 raise MemoryError("the decoder ran out of memory") from None
+            if code == errno.EINVAL:  # how decoders refuse a size
+                limit = f"{self.video.max_pixels} pixels in all (--max-pixels)"
+                raise VideoError(Verdict.TOO_LARGE, f"its frames are larger than the limit, {limit}") from None
             self._damage = self._damage or _sentence(error)
 
     def check(self) -> None:
@@ -140,9 +145,8 @@ class VideoReader:
             detail = self._damage or f"the decoder reports damage in {found.frames_corrupt} frames"
             raise VideoError(Verdict.CORRUPT_FRAMES, f"damaged: {detail}; {found.frames_decoded} frames decode")
         if found.frames_declared - found.frames_decoded > 1:
-            raise VideoError(
-                Verdict.SHORT, f"its header declares {found.frames_declared} frames, {found.frames_decoded} decode"
-            )
+            reason = f"its header declares {found.frames_declared} frames, {found.frames_decoded} decode"
+            raise VideoError(Verdict.SHORT, reason)
         if self._cut_off:
             raise VideoError(Verdict.SHORT, f"cut off: {self._cut_off}; {found.frames_decoded} frames decode")
         if found.frames_kept < 2:
@@ -202,7 +206,8 @@ class _BlockBuilder:
         if not self.count:
             self._fix_sizes(image.shape[0], image.shape[1])
         self.count += 1
-        self._grey.append(_luma(_resized(image, self._flow_size)))
+        cv2 = opencv.load()
+        self._grey.append(cv2.cvtColor(_resized(image, self._flow_size), cv2.COLOR_RGB2GRAY))  # full-range BT.601
         if self._rgb_size:
             self._rgb.append(_resized(image, self._rgb_size))
 
@@ -240,7 +245,7 @@ class _BlockBuilder:
 def _opened(path: Path, max_pixels: int) -> Iterator[tuple[Any, Any]]:
     """The container and its main video stream; every way in which FFmpeg refuses a file becomes a VideoError."""
     _check_file(path)
-    limit = {"max_pixels": str(max_pixels)}  # before a frame is allocated, whatever its header claims
+    limit = {"max_pixels": str(2 * max_pixels + 65536)}  # of what decoders allocate: it counts their padding too
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, **limit}
     try:
         # "file:" keeps names such as "http:x.avi" or "-x.avi" from being taken for anything but a file.
@@ -255,12 +260,16 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple[Any, Any]]:
         codec = stream.codec_context
         if codec is None:
             raise VideoError(Verdict.UNDECODABLE, "no decoder for its video codec")
-        if codec.width * codec.height > max_pixels:
-            size = f"{codec.width}x{codec.height}"
-            raise VideoError(Verdict.TOO_LARGE, f"{size} pixels, the limit is {max_pixels} in all (--max-pixels)")
+        _check_pixels(codec, max_pixels)
         codec.thread_count = 1  # parallelism is one process per video
         codec.options = limit
         yield container, stream
+
+
+def _check_pixels(image: Any, limit: int) -> None:
+    if image.width * image.height > limit:
+        size = f"{image.width}x{image.height}"
+        raise VideoError(Verdict.TOO_LARGE, f"{size} pixels, the limit is {limit} in all (--max-pixels)")
 
 
 def _check_file(path: Path) -> None:
@@ -300,7 +309,7 @@ def _missing_bytes(path: Path) -> str:
 
 def _ebml_length(data: bytes, at: int) -> tuple[int, int]:
     """Where the content of the element begins whose length stands at ``at``, and that length; 0 = not declared."""
-    width = 9 - data[at].bit_length()
+    width = 9 - int.from_bytes(data[at : at + 1], "big").bit_length()  # the first bit that is set tells
     largest = (1 << 7 * width) - 1
     length = int.from_bytes(data[at : at + width], "big") & largest
     return at + width, length if length < largest else 0
@@ -359,13 +368,6 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     method = cv2.INTER_AREA if size[0] * size[1] < height * width else cv2.INTER_CUBIC
     result: NDArray[np.uint8] = cv2.resize(image, (size[1], size[0]), interpolation=method)
     return result
-
-
-def _luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Full-range BT.601 luma of an (H, W, 3) RGB image, as OpenCV's BGR2GRAY computes it."""
-    cv2 = opencv.load()
-    grey: NDArray[np.uint8] = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    return grey
 
 
 def _sentence(error: Exception) -> str:

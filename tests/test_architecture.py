@@ -21,6 +21,7 @@ PACKAGE = ROOT / "flowprep"
 # A room imports rooms above it, never below. Inside a room (a folder) imports are free.
 ROOMS = (
     "errors",
+    "wording",
     "types",
     "versions",
     "config",

@@ -75,7 +75,7 @@ def test_running_it_again_does_nothing_and_quickly(clips: tuple[Path, list[DemoV
     ("options", "named"),
     [
         (("--set", "dis.patch_stride=2"), "flow.parameters.patch_stride: 3 -> 2"),
-        (("--quality", "80"), "storage.quality: 0 -> 80"),
+        (("--quality", "80"), "storage.quality: 90 -> 80"),
         (("--stride", "2"), "video.stride: 1 -> 2"),
         (("--no-rgb",), "storage.rgb: True -> False"),
         (("--direction", "forward"), "flow.direction: both -> forward"),
@@ -248,3 +248,20 @@ def test_new_labels_are_refused_and_then_taken_over_without_work(
     assert len(list((out / ".flowprep/commits").iterdir())) == len(package.open(out).plans[0].shards)
     assert flowprep("verify", out, "--full").returncode == 0
     assert "nothing to do" in flowprep(*arguments).stdout
+
+
+def test_limits_may_be_raised_for_another_try(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    assert flowprep("extract", clips[0], out, *ULTRAFAST, "--max-frames", "7").returncode == 65
+    assert flowprep("info", out, "--failed").stdout.count("too_large") == len(clips[1])
+    retried = flowprep("extract", clips[0], out, *ULTRAFAST, "--max-frames", "8", "--retry-status", "too_large")
+    assert retried.returncode == 0, retried.stderr
+    assert flowprep("verify", out, "--full").returncode == 0
+
+
+def test_a_list_whose_paths_lead_nowhere_is_explained(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_text("".join(f"{video.id} 0\n" for video in clips[1]))
+    done = flowprep("extract", listing, tmp_path / "out.zarr", *ULTRAFAST)
+    assert done.returncode == 2
+    assert "--root" in done.stderr

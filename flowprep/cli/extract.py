@@ -10,13 +10,14 @@ import click
 
 from flowprep.cli.options import apply, extract_options
 from flowprep.errors import ExitCode
+from flowprep.wording import duration, plural, size
 
 
 @click.command("extract")
 @click.argument("source", required=False)
 @click.argument("output", metavar="[OUT.zarr]", required=False)
 @click.option("-c", "--config", "pipeline", type=click.Path(), help="Pipeline file (YAML); options override its keys.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress display; errors and the summary only.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress display.")
 @extract_options
 def command(source: str | None, output: str | None, pipeline: str | None, quiet: bool, **given: Any) -> None:
     """Compute flow for the videos of SOURCE and store it in OUT.zarr.
@@ -57,19 +58,17 @@ def _print_plan(extraction: Any) -> None:
     workers = min(extraction.workers, max(1, len(expected.plan.shards)))
     refused = sum(bool(video.refused) for shard in expected.plan.shards for video in shard.videos)
     missing = sum(video.size < 0 and not video.refused for shard in expected.plan.shards for video in shard.videos)
-    click.echo(f"videos     {expected.videos:,}" + (f" ({missing:,} missing)" if missing else ""))
+    click.echo(f"videos     {expected.videos:,}" + (f", {missing:,} of them missing" if missing else ""))
     if refused:
         click.echo(f"refused    {refused:,} paths")
     click.echo(f"frames     about {expected.frames:,} to decode")
     click.echo(f"fields     about {expected.fields:,}, {settings.flow.direction}")
     click.echo(f"method     {settings.flow.method} on {settings.flow.backend} ({settings.engine})")
-    click.echo(
-        f"bytes      about {expected.bytes / 1e6:,.1f} MB; free there: {free_bytes(extraction.output) / 1e6:,.1f} MB"
-    )
-    click.echo(f"time       about {_duration(expected.seconds / workers)} on {workers} workers")
-    click.echo(f"shards     {len(expected.plan.shards):,}")
+    click.echo(f"bytes      about {size(expected.bytes)}; free there: {size(free_bytes(extraction.output))}")
+    click.echo(f"time       about {duration(expected.seconds / workers)} on {plural(workers, 'worker')}")
+    click.echo(f"shards     {len(expected.plan.shards):,} (units of work)")
     for name, end in expected.plan.ends.items():
-        click.echo(f"array      {name}: {end:,} blocks of 2048 rows")
+        click.echo(f"array      {name}: up to {plural(end, 'file')} of 2048 rows")
     click.echo("Nothing was written.")
 
 
@@ -82,22 +81,15 @@ def _print_summary(summary: Any, output: str) -> None:
         click.echo(f"          {row.verdict}: {row.id}: {row.reason}", err=True)
     if len(summary.failures) > 20:
         click.echo(f"          and {len(summary.failures) - 20:,} more: flowprep info {output} --failed", err=True)
-    done = f"{summary.fields:,} fields, {summary.bytes / 1e6:,.1f} MB in {output}"
+    done = f"{plural(summary.fields, 'field')}, {size(summary.bytes)} in {output}"
     if summary.shards_run:
-        click.echo(f"{done}, {_duration(summary.seconds)}.")
+        click.echo(f"{done}, {duration(summary.seconds)}.")
     else:
         click.echo(f"{done}: complete, nothing to do.")
     if summary.exit_code != ExitCode.OK:
         failed = sum(count for verdict, count in summary.verdicts.items() if verdict != Verdict.OK)
         click.echo(
-            f"flowprep: {failed:,} videos failed, more than --max-failed allows; the others are stored. "
+            f"flowprep: {plural(failed, 'video')} failed, more than --max-failed allows; the others are stored. "
             "Repair them and use --retry-status, or raise --max-failed.",
             err=True,
         )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -16,8 +16,11 @@ import click
 def command(dataset: str, as_json: bool, failed: bool, list_videos: bool) -> None:
     """Say what is in DATASET."""
     import flowprep
+    from flowprep.errors import UsageError
     from flowprep.store.summary import summarise
 
+    if as_json + failed + list_videos > 1:
+        raise UsageError("--json, --failed and --videos exclude each other: give one of them.")
     opened = flowprep.open(dataset)
     if failed or list_videos:
         for row in opened.videos:
@@ -66,6 +69,7 @@ def _lines(info: Any) -> list[str]:
     lines += [
         f"settings     {info.settings_fingerprint}",
         f"content      {info.content_fingerprint}",
-        "written with " + ", ".join(f"{name} {version}" for name, version in info.versions.items()),
     ]
+    if info.versions:
+        lines.append("written with " + ", ".join(f"{name} {version}" for name, version in info.versions.items()))
     return lines

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from flowprep.config import ExtractConfig
+from flowprep.config import ExtractConfig, FlowConfig
 from flowprep.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,41 +64,46 @@ def extract_options(command: F) -> F:
 
 
 def _declaration(option: Option) -> tuple[str, ...]:
-    if option.kind is bool and option.default is True:
+    if option.kind is bool and option.default:
         return (f"{option.flag}/--no-{option.flag[2:]}", option.name)
     return (option.flag, option.name)
 
 
 def _attributes(option: Option) -> dict[str, Any]:
-    text = option.help
-    if option.kind is bool:
-        shown = f" [default: {'on' if option.default else 'off'}]" if option.default else ""
-        return {"default": None, "help": text + shown, "is_flag": True}
     if option.kind is dict:
-        return {"multiple": True, "metavar": option.metavar, "help": text}
-    if option.default not in ("", 0, 0.0, "0") or option.key in ("max_failed",):
-        text += (
-            f" [default: {option.default:,}]" if isinstance(option.default, int) else f" [default: {option.default}]"
-        )
-    kind: Any = click.Choice(option.choices) if option.choices else option.kind
-    attributes: dict[str, Any] = {"type": kind, "default": None, "help": text}
+        return {"multiple": True, "metavar": option.metavar, "help": option.help}
+    # An option that is not given is None, so that a pipeline file's value stays; so click cannot show the default.
+    attributes: dict[str, Any] = {"default": None, "help": option.help + _shown_default(option)}
+    if option.kind is bool:
+        return {**attributes, "is_flag": True}
+    attributes["type"] = click.Choice(option.choices) if option.choices else option.kind
     if option.metavar:
         attributes["metavar"] = option.metavar
     return attributes
 
 
+def _shown_default(option: Option) -> str:
+    """`` [default: 4,096]``; nothing for what is off or unset, of which the help text speaks."""
+    if not option.default:
+        return ""
+    if option.kind is bool:
+        return " [default: on]"
+    return f" [default: {option.default:,}]" if option.kind is int else f" [default: {option.default}]"
+
+
 def apply(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """``tree`` (a pipeline file's mapping) with the options that were given on the command line put over it."""
+    """``tree`` (from :func:`flowprep.config.read_pipeline`) with the options that were given put over it.
+
+    Raises UsageError for a ``--set`` that is malformed or meant for another method.
+    """
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
     for option in registry():
         value = given.get(option.name)
         if value is None or value == ():
             continue
-        section = merged.get(option.section)
-        if not isinstance(section, dict):
-            section = merged[option.section] = {}
+        section = merged.setdefault(option.section, {})
         if option.kind is dict:
-            method = (merged.get("flow") or {}).get("method") or "tvl1"
+            method = section.get("method") or FlowConfig.method  # of the command line, if it names one: it came before
             section[option.key] = {**(section.get(option.key) or {}), **_parameters(value, method)}
         else:
             section[option.key] = value
@@ -110,8 +115,8 @@ def _parameters(texts: tuple[str, ...], method: str) -> dict[str, str]:
     parameters = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        prefix, dot, key = name.partition(".")
-        if not equals or not dot or not key or not value:
+        prefix, _, key = name.partition(".")
+        if not equals or not key or not value:
             raise UsageError(f"--set {text}: write METHOD.NAME=VALUE, for example --set tvl1.warps=5.")
         if prefix != method:
             raise UsageError(f"--set {text}: the method is {method}; add --method {prefix}, or set {method}.{key}.")

@@ -65,8 +65,11 @@ def _converted(value: Any, default: Any, where: str) -> Any:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()]
         if kind is int and isinstance(value, float) and not value.is_integer():
             raise ValueError
-        return kind(value)
-    except (ValueError, TypeError, KeyError):
+        converted = kind(value)
+        if kind in (int, float) and not abs(converted) < 2**31:  # NaN neither
+            raise ValueError
+        return converted
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise UsageError(f"{where}={value}: this parameter takes a value of type {kind.__name__}.") from None
 
 

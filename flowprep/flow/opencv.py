@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from math import log2
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowprep import opencv
-from flowprep.errors import RefusedError, UsageError
+from flowprep.errors import RefusedError, UsageError, Verdict, VideoError
 from flowprep.flow import FlowAlgorithm, Parameters
 
 
@@ -38,8 +39,8 @@ class OpenCVFlow(FlowAlgorithm):
         return f"opencv {opencv.load().__version__}"
 
     @abstractmethod
-    def _solver(self) -> Any:
-        """A new cv2.DenseOpticalFlow with the parameters set."""
+    def _solver(self, height: int, width: int) -> Any:
+        """A new cv2.DenseOpticalFlow with the parameters set, for frames of that size."""
 
     def _prepare(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[Any]:
         """``frames`` in the type and range that the solver takes."""
@@ -47,8 +48,9 @@ class OpenCVFlow(FlowAlgorithm):
 
     def _flow(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         ready = np.ascontiguousarray(self._prepare(frames))
-        solver = self._solver()
-        field = np.empty((len(frames) - 1, 2, *frames.shape[1:]), np.float32)
+        height, width = frames.shape[1:]
+        solver = self._solver(height, width)
+        field = np.empty((len(frames) - 1, 2, height, width), np.float32)
         for t in range(len(field)):
             field[t] = solver.calc(ready[t], ready[t + 1], None).transpose(2, 0, 1)
         return field
@@ -71,8 +73,8 @@ class TVL1Parameters(Parameters):
     median_filtering: int = 5  # px, 3 or 5; 1 = none
 
     def completed(self) -> TVL1Parameters:
-        if not 0 < self.scale_step < 1:
-            raise UsageError(f"tvl1.scale_step={self.scale_step}: give a number between 0 and 1.")
+        if not 0.1 <= self.scale_step < 1:
+            raise UsageError(f"tvl1.scale_step={self.scale_step}: give a number from 0.1 to below 1.")
         if self.median_filtering not in (1, 3, 5):
             raise UsageError(f"tvl1.median_filtering={self.median_filtering}: give 1 (none), 3 or 5.")
         if min(self.nscales, self.warps, self.inner_iterations, self.outer_iterations) < 1:
@@ -90,7 +92,7 @@ class TVL1(OpenCVFlow):
     parameters_type = TVL1Parameters
     parameters: TVL1Parameters
 
-    def _solver(self) -> Any:
+    def _solver(self, *_: int) -> Any:
         p = self.parameters
         return opencv.load().optflow.DualTVL1OpticalFlow_create(
             tau=p.tau,
@@ -120,7 +122,7 @@ class DeepFlow(OpenCVFlow):
     contrib = True
     parameters_type = Parameters
 
-    def _solver(self) -> Any:
+    def _solver(self, *_: int) -> Any:
         return opencv.load().optflow.createOptFlow_DeepFlow()
 
     def seconds_per_megapixel(self) -> float:
@@ -157,10 +159,14 @@ class DISParameters(Parameters):
             if getattr(self, name) == -1
         }
         filled = replace(self, **missing)
-        if filled.patch_stride < 1 or filled.patch_size < 4 or filled.finest_scale < 0:
-            raise UsageError("dis: patch_stride must be at least 1, patch_size at least 4, finest_scale at least 0.")
+        if filled.patch_size < 4 or not 1 <= filled.patch_stride <= filled.patch_size or filled.finest_scale < 0:
+            raise UsageError(
+                "dis: patch_size must be at least 4, patch_stride 1 to patch_size, finest_scale at least 0."
+            )
         if filled.gradient_descent_iterations < 1 or filled.variational_iterations < 0:
-            raise UsageError("dis: give at least one gradient descent iteration and no negative number of iterations.")
+            raise UsageError("dis: gradient_descent_iterations must be at least 1, variational_iterations at least 0.")
+        if min(filled.variational_alpha, filled.variational_delta, filled.variational_gamma) < 0:
+            raise UsageError("dis: variational_alpha, variational_delta and variational_gamma must not be negative.")
         return filled
 
 
@@ -172,11 +178,11 @@ class DIS(OpenCVFlow):
     parameters_type = DISParameters
     parameters: DISParameters
 
-    def _solver(self) -> Any:
+    def _solver(self, height: int, width: int) -> Any:
         p = self.parameters
         cv2 = opencv.load()
         solver = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        solver.setFinestScale(p.finest_scale)
+        solver.setFinestScale(self._finest_scale(height, width))
         solver.setPatchSize(p.patch_size)
         solver.setPatchStride(p.patch_stride)
         solver.setGradientDescentIterations(p.gradient_descent_iterations)
@@ -187,6 +193,19 @@ class DIS(OpenCVFlow):
         solver.setUseMeanNormalization(p.mean_normalization)
         solver.setUseSpatialPropagation(p.spatial_propagation)
         return solver
+
+    def _finest_scale(self, height: int, width: int) -> int:
+        """``finest_scale``, or full size for frames so small that OpenCV's pyramid does not reach that scale.
+
+        Left to itself, OpenCV goes to full size there too, but on wide and low frames reads beyond its memory.
+        Raises VideoError where not one patch fits.
+        """
+        patch = self.parameters.patch_size
+        long, short = max(height, width), min(height, width)
+        if short < patch or 2 * long < 3 * patch:
+            raise VideoError(Verdict.TOO_SMALL, f"{width}x{height} pixels: too small for dis.patch_size={patch}")
+        coarsest = min(int(log2(long / (4 * patch)) + 0.5), int(log2(short // patch)))  # as OpenCV's calc() has it
+        return self.parameters.finest_scale if self.parameters.finest_scale <= coarsest else 0
 
     def _prepare(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[Any]:
         return frames if frames.dtype == np.uint8 else np.rint(frames).astype(np.uint8)
@@ -225,7 +244,7 @@ class Farneback(OpenCVFlow):
     parameters_type = FarnebackParameters
     parameters: FarnebackParameters
 
-    def _solver(self) -> Any:
+    def _solver(self, *_: int) -> Any:
         p = self.parameters
         cv2 = opencv.load()
         flags = cv2.OPTFLOW_FARNEBACK_GAUSSIAN if p.gaussian else 0

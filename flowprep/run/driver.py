@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +25,7 @@ from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import committed_shards, is_finalised, read_commits, rows_in_force, tally
 from flowprep.store.plans import planned_videos, read_plans, write_plan
 from flowprep.types import LedgerRow, ShardResult, Video
-
-LISTED = 10  # names in an error before "and 90 more"
+from flowprep.wording import plural, size, some
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Extraction:
         shards_run = 0
         with stop_on_signals():
             if not plans:
-                plans = [self._write(self._first_plan(source))]
+                plans = [self._write(self._expect(source, list(source.videos), 0).plan)]
             for plan in plans:
                 shards_run += self._run_shards(plan, source)
             again, described = self._to_plan_again(source, plans), self._described_anew(source, plans)
@@ -115,7 +114,13 @@ class Extraction:
             Path(chosen.root) if chosen.root else None,
         )
         if source.ignored:
-            self.say(f"Not taken for videos: {_some(source.ignored)}")
+            self.say(f"Not taken for videos: {some(source.ignored)}")
+        if all(video.size < 0 and not video.refused for video in source.videos):
+            raise UsageError(
+                f"{chosen.path}: not one of its {plural(len(source.videos), 'video')} exists below {source.root}, "
+                f"beginning with {source.videos[0].id}. Name the folder that the paths start from (--root, or SOURCE "
+                "with official lists); a line of a list is a path and a label, nothing else."
+            )
         return source
 
     def _refuse_foreign_output(self) -> None:
@@ -143,17 +148,17 @@ class Extraction:
         gone = sorted(planned.keys() - {video.id for video in source.videos})
         if changed and not self.config.run.extend:
             raise RefusedError(
-                f"The source has changed since {self.output} was planned. New or of another size: {_some(changed)}. "
+                f"The source has changed since {self.output} was planned. New or of another size: {some(changed)}. "
                 "Add --extend to take them in."
             )
         relabelled = [video.id for video in self._labels_changed(source, plans)]
         if relabelled and not self.config.run.extend:
             raise RefusedError(
-                f"Labels or splits are not those that {self.output} was planned with: {_some(relabelled)}. "
+                f"Labels or splits are not those that {self.output} was planned with: {some(relabelled)}. "
                 "Add --extend to take over the new ones; no flow is computed again for that."
             )
         if gone:
-            self.say(f"No longer in the source (what is stored of them stays): {_some(gone)}")
+            self.say(f"No longer in the source (what is stored of them stays): {some(gone)}")
 
     @staticmethod
     def _new_or_changed(source: Source, plans: list[Plan]) -> list[Video]:
@@ -188,23 +193,19 @@ class Extraction:
         rows = rows_in_force(read_commits(self.store))
         return [video for video in source.videos if video.id in rows and rows[video.id].verdict in verdicts]
 
-    def _first_plan(self, source: Source) -> Plan:
-        self.say(f"Planning {len(source.videos):,} videos.")
+    def _expect(self, source: Source, videos: list[Video], generation: int) -> Expectation:
+        """Plan ``videos``, from what their headers say."""
+        if videos:
+            self.say(f"Planning {plural(len(videos), 'video')}.")
+        used = used_blocks(read_commits(self.store)) if generation else {}
         try:
-            expected = self._expect(source, list(source.videos), 0)
+            probes = probe_all(source.root, videos, self.limits, self.workers)
         except UnfinishedError:
             raise UnfinishedError("Stopped while planning; run the same command to start again.") from None
-        free = free_bytes(self.output)
-        if expected.bytes > free:
-            self.say(
-                f"Warning: about {expected.bytes / 1e9:,.1f} GB will be written, {free / 1e9:,.1f} GB are free there."
-            )
-        return expected.plan
-
-    def _expect(self, source: Source, videos: list[Video], generation: int) -> Expectation:
-        used = used_blocks(read_commits(self.store)) if generation else {}
-        probes = probe_all(source.root, videos, self.limits, self.workers)
-        return expect(self.settings, source.root, videos, probes, generation, used)
+        expected = expect(self.settings, source.root, videos, probes, generation, used)
+        if expected.bytes > (free := free_bytes(self.output)):
+            self.say(f"Warning: about {size(expected.bytes)} will be written, {size(free)} are free there.")
+        return expected
 
     def _write(self, plan: Plan) -> Plan:
         """Publish a plan; if another run has just published that generation, theirs holds."""
@@ -268,11 +269,6 @@ class Extraction:
             seconds=time.monotonic() - started,
             exit_code=ExitCode.OK if len(failures) <= allowed else ExitCode.REFUSED,
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:LISTED])
-    return f"{shown} and {len(names) - LISTED:,} more" if len(names) > LISTED else shown
 
 
 def free_bytes(path: Path) -> int:

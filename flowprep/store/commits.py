@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowprep.config import fingerprint
 from flowprep.errors import RefusedError, StoreError, Verdict
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
@@ -32,21 +33,35 @@ class Commit:
             "files": [vars(item) for item in self.files],
             "rows": [row.to_json() for row in self.rows],
         }
-        return json.dumps(tree, separators=(",", ":"), sort_keys=True).encode()
+        return json.dumps({**tree, "sha256": fingerprint(tree)}, separators=(",", ":"), sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Commit:
+        """The record that :meth:`to_bytes` wrote at ``where``. Raises RefusedError for damage and for forged names."""
         try:
             tree: dict[str, Any] = json.loads(data)
-            return cls(
-                **{
-                    **tree,
-                    "files": tuple(StoredFile(**item) for item in tree["files"]),
-                    "rows": tuple(LedgerRow.from_json(row) for row in tree["rows"]),
-                }
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            if tree.pop("sha256") != fingerprint(tree):
+                raise ValueError("its checksum is wrong")
+            tree["files"] = tuple(StoredFile(**item) for item in tree["files"])
+            tree["rows"] = tuple(LedgerRow.from_json(row) for row in tree["rows"])
+            commit = cls(**tree)
+            commit._check_names()
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise RefusedError(f"{where}: damaged commit record ({error}).") from None
+        return commit
+
+    def _check_names(self) -> None:
+        """Raise ValueError for what no extraction writes: a file that is no block, a row that is in no array."""
+        for item in self.files:
+            layout.parse_block_key(item.key)
+        for row in self.rows:
+            if row.verdict is Verdict.OK and not row.flow:
+                raise ValueError(f"{row.id} is ok, but has no fields")
+            for place in (row.flow, row.frames):
+                if place:
+                    layout.ArrayName.parse(place.array)
+                    if place.start < 0 or place.length < 1:
+                        raise ValueError(f"{row.id} has {place.length} rows from {place.start} on")
 
 
 def committed_shards(store: LocalStore) -> set[tuple[int, int]]:
@@ -56,10 +71,14 @@ def committed_shards(store: LocalStore) -> set[tuple[int, int]]:
 
 
 def read_commits(store: LocalStore) -> list[Commit]:
-    """All commit records, oldest generation first."""
-    shards = sorted(committed_shards(store))
-    keys = [layout.commit_key(generation, shard) for generation, shard in shards]
-    return [Commit.from_bytes(store.get(key), str(store.path(key))) for key in keys]
+    """All commit records, oldest generation first. Raises RefusedError naming a damaged one."""
+    commits = []
+    for generation, shard in sorted(committed_shards(store)):
+        key = layout.commit_key(generation, shard)
+        commits.append(Commit.from_bytes(store.get(key), str(store.path(key))))
+        if (commits[-1].generation, commits[-1].shard) != (generation, shard):
+            raise RefusedError(f"{store.path(key)}: this is the record of another shard, copied or renamed.")
+    return commits
 
 
 def rows_in_force(commits: list[Commit]) -> dict[str, LedgerRow]:

@@ -6,7 +6,7 @@ Everything here is derived, so it may be made again at any time, by anyone, and 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ from zarr.storage import LocalStore as ZarrStore
 
 from flowprep.config import Settings
 from flowprep.plan import BLOCK, Plan
+from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
-from flowprep.store.commits import Commit, rows_in_force, state_of
+from flowprep.store.commits import Commit, is_finalised, rows_in_force, state_of
 from flowprep.store.layout import SIDES, ArrayName
 from flowprep.store.plans import planned_videos
 from flowprep.store.zarr_codec import Jpeg
-from flowprep.types import SPLITS, LedgerRow
+from flowprep.types import SPLITS
 
 SIDE_ATTRIBUTES: dict[str, dict[str, Any]] = {
     "scale": {"unit": "px per level"},
@@ -38,7 +39,7 @@ def finalise(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> Non
         root = zarr.create_group(target, attributes=_root_attributes(plans, commits), overwrite=True)
         for name, rows in array_lengths(commits).items():
             _create_array(root, ArrayName.parse(name), rows, settings)
-        _create_videos(root, plans, rows_in_force(commits))
+        _create_videos(root, video_columns(plans, commits))
         with warnings.catch_warnings():
             # Consolidated metadata is a convention of zarr-python, xarray and GDAL, not yet in the text of Zarr v3.
             warnings.filterwarnings("ignore", message="Consolidated metadata")
@@ -48,15 +49,35 @@ def finalise(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> Non
             store.replace(key, folder / key)
 
 
+def metadata_faults(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> Iterator[str]:
+    """What plain Zarr readers would see that is not what the commit records say, a sentence each."""
+    if not is_finalised(store, len(plans), len(commits)):
+        yield "zarr.json is missing, damaged or older than the commit records: run the extract command again."
+        return
+    again = f"delete {store.path('zarr.json')} and run the extract command again: it is made anew."
+    try:
+        for consolidated in (True, False):
+            root: Any = zarr.open_group(ZarrStore(store.root), mode="r", use_consolidated=consolidated)
+            wanted = array_lengths(commits)
+            wanted |= {f"{name}_{side}": n for name, n in wanted.items() for side in SIDES if name.startswith("flow")}
+            for name, length in wanted.items():
+                if root[name].shape[0] != length:
+                    yield f"{name} has {root[name].shape[0]} rows in the metadata, not {length}; {again}"
+            for name, values in video_columns(plans, commits).items():
+                if np.asarray(root["videos"][name][:]).tolist() != values.tolist():
+                    yield f"videos/{name} is not what the commit records say; {again}"
+    except Exception as error:  # noqa: BLE001 - Zarr has no base class for what it says to damage
+        yield f"the Zarr metadata is damaged ({type(error).__name__}: {error}); {again}"
+
+
 def array_lengths(commits: Iterable[Commit]) -> dict[str, int]:
     """Rows of every data array: up to the end of the last committed block."""
     lengths: dict[str, int] = {}
     for commit in commits:
         for item in commit.files:
-            name, _, chunk = item.key.partition("/c/")
-            block = int(chunk.split("/")[0])
-            if not name.endswith(tuple(SIDES)):
-                lengths[name] = max(lengths.get(name, 0), (block + 1) * BLOCK)
+            array, side, block = layout.parse_block_key(item.key)
+            if not side:
+                lengths[str(array)] = max(lengths.get(str(array), 0), (block + 1) * BLOCK)
     return dict(sorted(lengths.items()))
 
 
@@ -124,12 +145,11 @@ def _flow_attributes(name: ArrayName, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _create_videos(root: zarr.Group, plans: list[Plan], rows: dict[str, LedgerRow]) -> None:
-    """One column an array, one row a video, sorted by id."""
+def video_columns(plans: list[Plan], commits: list[Commit]) -> dict[str, np.ndarray[Any, Any]]:
+    """The ``videos`` table: a column an array, a row for each planned video with an outcome, sorted by id."""
     planned = planned_videos(plans)
-    table = [(planned[id], row) for id, row in rows.items() if id in planned]
-    videos = root.create_group("videos", attributes={"rows": "one for each planned video, sorted by id"})
-    columns: dict[str, np.ndarray[Any, Any]] = {
+    table = [(planned[id], row) for id, row in rows_in_force(commits).items() if id in planned]
+    return {
         "id": _text(video.id for video, _ in table),
         "label": _text(video.label for video, _ in table),
         **{f"split{k + 1}": _text(video.splits[k] for video, _ in table) for k in range(SPLITS)},
@@ -146,6 +166,10 @@ def _create_videos(root: zarr.Group, plans: list[Plan], rows: dict[str, LedgerRo
         "fps": np.array([row.fps for _, row in table], np.float64),
         "sha256": _text(row.sha256 for _, row in table),
     }
+
+
+def _create_videos(root: zarr.Group, columns: dict[str, np.ndarray[Any, Any]]) -> None:
+    videos = root.create_group("videos", attributes={"rows": "one for each planned video, sorted by id"})
     for name, values in columns.items():
         text = values.dtype == object
         array = videos.create_array(
@@ -155,6 +179,7 @@ def _create_videos(root: zarr.Group, plans: list[Plan], rows: dict[str, LedgerRo
             dtype=str if text else values.dtype,
             dimension_names=("video",),
             compressors=None if not text else "auto",
+            config={"write_empty_chunks": True},  # in place of what an earlier generation had to say
         )
         if len(values):
             array[:] = values

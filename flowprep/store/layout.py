@@ -19,8 +19,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from flowprep.store.shardfile import SLOTS
-
 PLANS = ".flowprep"
 COMMITS = ".flowprep/commits"
 SIDES: dict[str, tuple[int, ...]] = {"scale": (2,), "zero": (2,), "stats": (2, 3)}  # shape of one row, float32
@@ -39,7 +37,7 @@ class ArrayName:
 
     @classmethod
     def parse(cls, name: str) -> ArrayName:
-        match = re.fullmatch(r"(flow|flow_backward|frames)_(\d+)x(\d+)", name)
+        match = re.fullmatch(r"(flow|flow_backward|frames)_([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", name)
         if not match:
             raise ValueError(f"not the name of a data array: {name!r}")
         return cls(match[1], int(match[2]), int(match[3]))
@@ -66,6 +64,16 @@ def side_key(array: ArrayName | str, side: str, block: int) -> str:
     return f"{array}_{side}/c/{block}" + "/0" * len(SIDES[side])
 
 
+def parse_block_key(key: str) -> tuple[ArrayName, str, int]:
+    """(data array, side array or "", block) of a key that one of the two above made; ValueError for anything else."""
+    match = re.fullmatch(rf"(\w+?)(?:_({'|'.join(SIDES)}))?/c/([0-9]{{1,15}})[/0]+", key)
+    if match:
+        array, side, block = ArrayName.parse(match[1]), match[2] or "", int(match[3])
+        if key == (side_key(array, side, block) if side else shard_key(array, block)):
+            return array, side, block
+    raise ValueError(f"not the key of a block of rows: {key!r}")
+
+
 def plan_key(generation: int) -> str:
     return f"{PLANS}/plan.{generation}.json"
 
@@ -76,10 +84,6 @@ def commit_key(generation: int, shard: int) -> str:
 
 def parse_commit_key(key: str) -> tuple[int, int] | None:
     """(generation, shard) of a commit record's key; None for anything else."""
-    match = re.fullmatch(rf"{re.escape(COMMITS)}/(\d+)\.(\d+)\.json", key)
-    return (int(match[1]), int(match[2])) if match else None
-
-
-def blocks_for(rows: int) -> int:
-    """Shard files that ``rows`` rows in a run take."""
-    return -(-rows // SLOTS)
+    match = re.fullmatch(rf"{re.escape(COMMITS)}/([0-9]{{1,9}})\.([0-9]{{5,9}})\.json", key)
+    found = (int(match[1]), int(match[2])) if match else None
+    return found if found and key == commit_key(*found) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowprep.errors import RefusedError
 from flowprep.plan import Plan
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
@@ -9,10 +10,13 @@ from flowprep.types import Video
 
 
 def read_plans(store: LocalStore) -> list[Plan]:
-    """All generations, oldest first; empty where there is no dataset."""
+    """All generations, oldest first; empty where there is no dataset. Raises RefusedError naming a damaged one."""
     plans: list[Plan] = []
     while store.exists(key := layout.plan_key(len(plans))):
-        plans.append(Plan.from_bytes(store.get(key), str(store.path(key))))
+        plan = Plan.from_bytes(store.get(key), str(store.path(key)))
+        if plan.generation != len(plans):
+            raise RefusedError(f"{store.path(key)}: this is the plan of another generation, copied or renamed.")
+        plans.append(plan)
     return plans
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import overload
 
@@ -14,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowprep import codecs
-from flowprep.errors import RefusedError, UsageError, Verdict, did_you_mean
+from flowprep.errors import RefusedError, UsageError, Verdict
 from flowprep.plan import Plan
 from flowprep.quantise import dequantise
 from flowprep.store import layout
-from flowprep.store.blobs import LocalStore
+from flowprep.store.blobs import LocalStore, store_error
 from flowprep.store.commits import Commit, read_commits, rows_in_force
 from flowprep.store.layout import SIDES, ArrayName
 from flowprep.store.plans import planned_videos, read_plans
@@ -26,6 +27,7 @@ from flowprep.store.shardfile import SLOTS, ShardReader
 from flowprep.types import LedgerRow, Placement, Video
 
 OPEN_FILES = 64  # shard files kept open by one dataset object
+SEARCHED = 10_000  # videos among which a misspelt one is looked for: half a second
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,10 @@ class Dataset:
         rows = rows_in_force(self.commits)
         self.settings = self.plans[-1].settings
         self.videos = VideoTable([VideoRow(planned[id], row) for id, row in rows.items() if id in planned])
-        self._files: OrderedDict[str, ShardReader] = OrderedDict()
-        self._lock = threading.Lock()
+        self._shard = lru_cache(OPEN_FILES)(partial(_open_shard, self.store))  # without a lock: it may be forked
 
     def __reduce__(self) -> tuple[type[Dataset], tuple[Path]]:
-        return Dataset, (self.path,)
+        return Dataset, (self.path.absolute(),)
 
     def __repr__(self) -> str:
         return f"<flowprep dataset {self.path}: {len(self.videos)} videos, {self.settings.flow.method}>"
@@ -130,20 +131,21 @@ class Dataset:
         direction: "forward", or "backward" (field i leads from frame i+1 to frame i) where it was extracted.
         """
         array, first, last = self._flow_rows(video, start, stop, direction)
-        levels = self._levels(array, first, last)
+        levels = self._decoded(array, first, last)
         return dequantise(levels, self._side(array, "scale", first, last), self._side(array, "zero", first, last))
 
     def levels(
         self, video: str | int, start: int = 0, stop: int | None = None, *, direction: str = "forward"
     ) -> NDArray[np.uint8]:
         """The same fields as stored: (n, 2, H, W) uint8 in [0, 255]."""
-        return self._levels(*self._flow_rows(video, start, stop, direction))
+        return self._decoded(*self._flow_rows(video, start, stop, direction))
 
     def stats(
         self, video: str | int, start: int = 0, stop: int | None = None, *, direction: str = "forward"
     ) -> NDArray[np.float32]:
         """Mean, minimum and maximum in px of the original floats: (n, 2, 3) float32."""
-        return self._side(*self._named("stats", self._flow_rows(video, start, stop, direction)))
+        array, first, last = self._flow_rows(video, start, stop, direction)
+        return self._side(array, "stats", first, last)
 
     def frames(self, video: str | int, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """RGB frames start..stop-1 of a video: (n, 3, H, W) uint8."""
@@ -151,17 +153,11 @@ class Dataset:
         if row.row.frames is None:
             raise UsageError(f"{row.id}: its RGB frames were not stored (extract was run with --no-rgb).")
         array, first, last = self._rows(row.row.frames, start, stop)
-        images = [codecs.decode_rgb(data, array.height, array.width) for data in self._payloads(array, first, last)]
-        out = np.empty((len(images), *array.row_shape()), np.uint8)
-        for i, image in enumerate(images):
-            out[i] = image.transpose(2, 0, 1)
-        return out
+        return self._decoded(array, first, last)
 
     def close(self) -> None:
         """Close the files that are held open; the object stays usable."""
-        with self._lock:
-            while self._files:
-                self._files.popitem()[1].close()
+        self._shard.cache_clear()
 
     def _row(self, video: str | int) -> VideoRow:
         row = self.videos[video]
@@ -187,51 +183,68 @@ class Dataset:
         first, last, _ = slice(start, stop).indices(place.length)
         return ArrayName.parse(place.array), place.start + first, place.start + max(first, last)
 
-    @staticmethod
-    def _named(side: str, rows: tuple[ArrayName, int, int]) -> tuple[ArrayName, str, int, int]:
-        return rows[0], side, rows[1], rows[2]
-
-    def _levels(self, array: ArrayName, first: int, last: int) -> NDArray[np.uint8]:
-        out = np.empty((last - first, *array.row_shape()), np.uint8)
-        for i, payload in enumerate(self._payloads(array, first, last)):
-            out[i] = codecs.decode_field(payload, array.height, array.width)
+    def _decoded(self, array: ArrayName, first: int, last: int) -> NDArray[np.uint8]:
+        """Rows first..last-1 of a data array, decoded: (n, C, H, W)."""
+        payloads = self._payloads(array, first, last)
+        out = np.empty((len(payloads), *array.row_shape()), np.uint8)
+        for i, payload in enumerate(payloads):
+            try:
+                if array.is_flow:
+                    out[i] = codecs.decode_field(payload, array.height, array.width)
+                else:
+                    out[i] = codecs.decode_rgb(payload, array.height, array.width).transpose(2, 0, 1)
+            except RefusedError as error:
+                raise RefusedError(f"{self.path}: row {first + i} of {array}: {error}") from None
         return out
 
     def _payloads(self, array: ArrayName, first: int, last: int) -> list[bytes]:
         """Encoded rows, one read for each block file that they lie in."""
         found: list[bytes] = []
-        while first < last:
-            block, slot = divmod(first, SLOTS)
-            count = min(SLOTS - slot, last - first)
-            found += self._read(layout.shard_key(array, block), slot, slot + count)
-            first += count
+        for block, slots in _blocks(first, last):
+            key = layout.shard_key(array, block)
+            with _damage(self.store.path(key)):
+                found += self._shard(key).rows(slots.start, slots.stop)
         return found
 
-    def _read(self, key: str, first: int, last: int) -> list[bytes]:
-        """Encoded rows of one block file, whose index is kept for the next call."""
-        with self._lock:
-            if key not in self._files:
-                try:
-                    self._files[key] = ShardReader(self.store.path(key))
-                except FileNotFoundError:
-                    raise RefusedError(f"{self.store.path(key)}: this file of the dataset is missing.") from None
-                if len(self._files) > OPEN_FILES:
-                    self._files.popitem(last=False)[1].close()
-            self._files.move_to_end(key)
-            return self._files[key].rows(first, last)
-
     def _side(self, array: ArrayName, side: str, first: int, last: int) -> NDArray[np.float32]:
-        shape = SIDES[side]
-        out = np.empty((last - first, *shape), np.float32)
-        done = 0
-        while done < len(out):
-            block, slot = divmod(first + done, SLOTS)
-            count = min(SLOTS - slot, len(out) - done)
-            data = np.frombuffer(self.store.get(layout.side_key(array, side, block)), "<f4").reshape(SLOTS, *shape)
-            out[done : done + count] = data[slot : slot + count]
-            done += count
-        return out
+        """Rows first..last-1 of ``scale``, ``zero`` or ``stats``."""
+        found = [np.empty((0, *SIDES[side]), np.float32)]
+        for block, slots in _blocks(first, last):
+            path = self.store.path(layout.side_key(array, side, block))
+            with _damage(path):
+                data = path.read_bytes()
+            if len(data) != 4 * SLOTS * math.prod(SIDES[side]):
+                raise RefusedError(f"{path}: damaged: {len(data)} bytes are not {SLOTS} rows.")
+            found.append(np.frombuffer(data, "<f4").reshape(SLOTS, *SIDES[side])[slots])
+        return np.concatenate(found, dtype=np.float32)
+
+
+def _blocks(first: int, last: int) -> Iterator[tuple[int, slice]]:
+    """The block files that rows first..last-1 lie in, each with its slots."""
+    while first < last:
+        block, slot = divmod(first, SLOTS)
+        count = min(SLOTS - slot, last - first)
+        yield block, slice(slot, slot + count)
+        first += count
+
+
+def _open_shard(store: LocalStore, key: str) -> ShardReader:
+    return ShardReader(store.path(key))
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """A file that is gone is damage to the dataset; anything else that the disk says is about the disk."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise RefusedError(f"{path}: this file of the dataset is missing.") from None
+    except OSError as error:
+        raise store_error(path, error) from error
 
 
 def _closest(id: str, known: dict[str, VideoRow]) -> str:
-    return did_you_mean(id, list(known)) if len(known) <= 1000 else ""
+    from difflib import get_close_matches
+
+    close = get_close_matches(id, known, n=1) if len(known) <= SEARCHED else []
+    return f" Did you mean {close[0]!r}?" if close else " List them with: flowprep info DATASET --videos"

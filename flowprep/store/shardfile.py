@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import weakref
 from pathlib import Path
 
 import google_crc32c
@@ -57,6 +58,7 @@ class ShardReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDONLY)
+        self.close = weakref.finalize(self, os.close, self._file)  # at the latest when nobody uses this any more
         try:
             self._data_bytes = os.fstat(self._file).st_size - INDEX_BYTES
             if self._data_bytes < 0:
@@ -65,7 +67,7 @@ class ShardReader:
             if google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
                 raise self._damaged("the checksum of its index is wrong")
         except BaseException:
-            os.close(self._file)
+            self.close()
             raise
         self.index: NDArray[np.uint64] = np.frombuffer(raw, "<u8", SLOTS * 2).reshape(SLOTS, 2)  # (offset, length)
 
@@ -98,9 +100,6 @@ class ShardReader:
 
     def _damaged(self, how: str) -> RefusedError:
         return RefusedError(f"{self.path}: damaged: {how}.")
-
-    def close(self) -> None:
-        os.close(self._file)
 
     def __enter__(self) -> ShardReader:
         return self

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flowprep.errors import FlowprepError, Verdict
 from flowprep.store.commits import committed_shards
+from flowprep.store.finalise import metadata_faults
 from flowprep.store.plans import planned_videos
 from flowprep.store.reader import Dataset, VideoRow
 from flowprep.store.shardfile import SLOTS
@@ -47,6 +48,8 @@ def verify(dataset: Dataset, *, full: bool = False, step: Callable[[str], None] 
     report.faults += _settings(dataset)
     report.faults += _checksums(dataset, report, step)
     report.faults += _placements(dataset)
+    if not report.unfinished_shards:
+        report.faults += dict.fromkeys(metadata_faults(dataset.store, dataset.plans, dataset.commits))
     for number, row in enumerate(dataset.videos):
         if row.row.verdict is Verdict.OK:
             report.faults += _rows(dataset, row, report, full)
@@ -128,9 +131,7 @@ def _placements(dataset: Dataset) -> Iterator[str]:
 def _rows(dataset: Dataset, row: VideoRow, report: Report, full: bool) -> Iterator[str]:
     """Counts and readability of one video's rows."""
     flow, frames = row.row.flow, row.row.frames
-    if flow is None:
-        yield f"{row.id}: ok, but without fields."
-        return
+    assert flow
     kept = frames.length if frames else flow.length + 1
     if flow.length != kept - 1:
         yield f"{row.id}: {kept} frames and {flow.length} fields; there must be one field less than frames."

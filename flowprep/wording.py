@@ -1,0 +1,34 @@
+"""Numbers and lists in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LISTED = 10  # names in a sentence before "and 90 more"
+
+
+def plural(count: int, noun: str) -> str:
+    """``"1 video"``, ``"1,200 videos"``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of ``names``, and how many more there are."""
+    shown = ", ".join(names[:LISTED])
+    return f"{shown} and {len(names) - LISTED:,} more" if len(names) > LISTED else shown
+
+
+def size(count: float) -> str:
+    """Bytes as ``"812 bytes"``, ``"1.3 MB"``, ``"27.0 GB"``."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return plural(int(count), "byte")
+
+
+def duration(seconds: float) -> str:
+    """``"4.2 s"``, ``"7 min"``, ``"3 h 5 min"``."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,132 @@
+"""The pipeline files are complete, say of every key what it is, and run as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+import flowprep
+from flowprep.cli import flowprep as group
+from flowprep.config import ExtractConfig, VideoConfig, build, read_pipeline
+from flowprep.run.driver import resolve
+from flowprep.synthetic import write_demo_videos
+
+FOLDER = Path(__file__).parents[1] / "pipelines"
+FILES = sorted(FOLDER.glob("*.yaml"))
+LEFT, ROTATE = "left/left_00.avi", "rotate/rotate_00.mp4"
+
+# A comment of one line or more, and below it the key that it is about.
+COMMENTED = re.compile(r"(?P<comment>(?:^ *#.*\n)+)^(?P<indent> *)(?P<key>\w+):(?P<value>.*)$", re.M)
+
+pytestmark = pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+
+
+def defaults() -> dict[str, Any]:
+    """Every key of a pipeline file, as "video.stride", with flowprep's default."""
+    return {".".join(path): value for path, value in leaves(dataclasses.asdict(ExtractConfig()))}
+
+
+def leaves(tree: dict[str, Any]) -> typing.Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, value) of all that is not a section."""
+    for name, value in tree.items():
+        if name in ("source", "video", "flow", "storage", "run"):
+            yield from (((name, key), entry) for key, entry in value.items())
+        else:
+            yield (name,), value
+
+
+def config_of(file: Path) -> ExtractConfig:
+    return build(read_pipeline(file), file.name)
+
+
+def test_every_key_is_there(file: Path) -> None:
+    named = {".".join(path) for path, _ in leaves(yaml.safe_load(file.read_text(encoding="utf-8")))}
+    assert named == set(defaults())
+
+
+def test_every_key_has_its_comment_and_says_whether_it_is_the_default(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    values = {".".join(path): value for path, value in leaves(dataclasses.asdict(config_of(file)))}
+    seen = set()
+    for match in COMMENTED.finditer(text):
+        sections = re.findall(r"^(\w+):$", text[: match.start()], re.M)
+        key = f"{sections[-1]}.{match['key']}" if match["indent"] else match["key"]
+        if match["value"]:
+            seen.add(key)
+            says_default = match["comment"].rstrip().endswith(" Default.")
+            assert says_default == (values[key] == defaults()[key]), f"{key}: {values[key]!r}"
+    assert seen == set(defaults())
+
+
+def test_the_settings_are_those_of_the_paper(file: Path) -> None:
+    settings = resolve(config_of(file))
+    assert settings == resolve(ExtractConfig(video=VideoConfig(short_side=256)))
+    assert (settings.flow.method, settings.storage.range, settings.storage.rgb_short_side) == ("tvl1", "field", 256)
+
+
+# --- with videos at the paths that the files name ---
+
+
+@pytest.fixture
+def here(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with two clips and their lists where ``file`` looks for them."""
+    monkeypatch.chdir(tmp_path)
+    write_demo_videos(tmp_path / "clips", clips_per_class=1, frames=4, height=32, width=48)
+    config = config_of(file).source
+    videos = tmp_path / config.path
+    lists = tmp_path / config.annotations
+    lists.mkdir(parents=True, exist_ok=True)
+    names = {LEFT: LEFT, ROTATE: ROTATE}
+    if config.layout == "ucf101":
+        write(lists / "classInd.txt", "1 left", "2 rotate")
+        write(lists / "trainlist01.txt", f"{LEFT} 1")
+        write(lists / "testlist01.txt", ROTATE)
+    elif config.layout == "hmdb51":
+        write(lists / "left_test_split1.txt", "left_00.avi 1 ")
+        write(lists / "rotate_test_split1.txt", "rotate_00.mp4 2 ")
+    elif config.layout == "kinetics":
+        names = {LEFT: "train/left/abcdefghijk_000010_000020.avi", ROTATE: "val/rotate/-bcdefghijk_000000_000010.mp4"}
+        write(lists / "train.csv", "label,youtube_id,time_start,time_end,split", "left,abcdefghijk,10,20,train")
+        write(lists / "val.csv", "label,youtube_id,time_start,time_end,split", "rotate,-bcdefghijk,0,10,val")
+    for source, target in names.items():
+        (videos / target).parent.mkdir(parents=True)
+        shutil.copy(tmp_path / "clips" / source, videos / target)
+    return tmp_path
+
+
+def write(path: Path, *lines: str) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def extract(file: Path, *arguments: str) -> Result:
+    result = CliRunner().invoke(group, ["extract", "-c", str(file), *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_it_plans_what_it_names_and_writes_nothing(file: Path, here: Path) -> None:
+    before = sorted(here.rglob("*"))
+    output = extract(file, "--dry-run").output
+    assert re.search(r"^videos +2$", output, re.M)
+    assert re.search(r"^method +tvl1 on opencv", output, re.M)
+    assert "flow_256x384" in output
+    assert sorted(here.rglob("*")) == before
+
+
+def test_it_extracts_with_options_over_its_keys(file: Path, here: Path) -> None:
+    extract(file, "--method", "dis", "--short-side", "0", "--rgb-short-side", "32")
+    dataset = flowprep.open(here / config_of(file).output)
+    found = {row.label: (row.status, row.fields, row.splits[0]) for row in dataset.videos}
+    test_part = {"kinetics400": "val", "folder": ""}.get(file.stem, "test")
+    train_part = "" if file.stem == "folder" else "train"
+    assert found == {"left": ("ok", 3, train_part), "rotate": ("ok", 3, test_part)}
+    assert dataset.settings.flow.method == "dis"
+    assert dataset.flow(0).shape == (3, 2, 32, 48)
