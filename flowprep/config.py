@@ -302,6 +302,8 @@ def read_pipeline(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: not a file.")
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
@@ -350,6 +352,8 @@ def _checked(value: Any, hint: Any, choices: tuple[str, ...], where: str) -> Any
         value = float(value)
     elif not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or kind is float:
         raise UsageError(f"{where}: {SHORT.repr(value)} is not {TYPES[kind]}.")
+    if kind is str and "\0" in value:
+        raise UsageError(f"{where}: {reprlib.repr(value)} holds a null byte, which no name can.")
     if choices and value not in choices:
         raise UsageError(f"{where}: no such value {SHORT.repr(value)}.{did_you_mean(value, list(choices))}")
     return value

@@ -4,7 +4,7 @@ A decoder fed with a damaged file can crash, hang or eat all memory. So every vi
 the worker owns, with a memory limit and a limit on silence. A video that kills its child gets a fresh one and one more
 chance; if it kills that too, the fault is its own and its verdict says how.
 
-    parent                                   child  (python -m flowprep.sandbox)
+    parent                                   child  (python -P -m flowprep.sandbox)
     Sandbox.extract(job)  --- JSON line -->  stdin
                           <-- JSON lines --  {"progress": 12} ... {"row": {...}} | {"failed": kind, "text": ...}
 
@@ -172,7 +172,8 @@ class Sandbox:
         self._buffer = b""
         self._videos = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flowprep.sandbox", str(self.limits.memory_mib)],
+            # -P: what lies in the working directory is not for importing.
+            [sys.executable, "-P", "-m", "flowprep.sandbox", str(self.limits.memory_mib)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -89,15 +89,16 @@ def extract_shard(dataset: str, generation: int, shard: int, limits: Limits, roo
 def publish(store: LocalStore, commit: Commit, files: list[tuple[StoredFile, Path]]) -> ShardResult:
     """Put the finished ``files`` at their final keys, then the commit record that makes them true."""
     key = layout.commit_key(commit.generation, commit.shard)
-    for item, path in files:
-        if store.put_new(item.key, path):
-            continue
-        if store.exists(key):  # another try has committed meanwhile: its files stay
+    # One try at a time: none may replace a file that another is about to commit.
+    with store.exclusive(f"{commit.generation}.{commit.shard:05d}"):
+        if store.exists(key):
             return _result(Commit.from_bytes(store.get(key), key), "lost race")
-        if file_sha256(store.path(item.key)) != item.sha256:  # left by a try that never committed
-            store.replace(item.key, path)
-    if not store.put_new_bytes(key, commit.to_bytes()):
-        return _result(Commit.from_bytes(store.get(key), key), "lost race")
+        for item, path in files:
+            # What lies there already was left by a try that never committed.
+            if not store.put_new(item.key, path) and file_sha256(store.path(item.key)) != item.sha256:
+                store.replace(item.key, path)
+        if not store.put_new_bytes(key, commit.to_bytes()):
+            return _result(Commit.from_bytes(store.get(key), key), "lost race")
     return _result(commit, "committed")
 
 
@@ -169,8 +170,8 @@ class BlockFiles:
         return replace(wanted, start=self._allocators[rows_of].place(wanted.length))
 
     def _copy(self, array: ArrayName, start: int, folder: Path) -> None:
-        lengths, sides, payload = read_row_file(folder, array)
         try:
+            lengths, sides, payload = read_row_file(folder, array)
             with payload.open("rb") as file:
                 for i, length in enumerate(lengths):
                     number, slot = divmod(start + i, BLOCK)
@@ -178,6 +179,8 @@ class BlockFiles:
                     block.writer.append(slot, file.read(length))
                     for side, values in sides.items():
                         block.sides[side][slot] = values[i]
+            for number in range(start // BLOCK, (start + len(lengths) - 1) // BLOCK + 1):
+                self._block(array, number).writer.pause()
         except OSError as error:
             raise store_error(self.folder, error) from error
 

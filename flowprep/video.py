@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from flowprep import opencv
 from flowprep.config import MIN_SIDE, StorageConfig, VideoConfig
-from flowprep.errors import Verdict, VideoError
+from flowprep.errors import StoreError, Verdict, VideoError
 from flowprep.types import DecodeReport, FrameBlock, Probe
 
 BLOCK_BYTES = 32 * 2**20  # of flow and RGB that come of one block of frames: bounds memory whatever the video
@@ -385,7 +385,11 @@ def write_video(
     options: dict[str, str] | None = None,
 ) -> None:
     """Write (H, W, 3) uint8 RGB frames; the container follows the suffix of ``path``."""
-    with av.open(os.fspath(path), "w") as container:
+    try:
+        target = av.open(os.fspath(path), "w")
+    except (av.FFmpegError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be written: {_sentence(error)}.") from None
+    with target as container:
         stream: Any = None
         for image in frames:
             if stream is None:

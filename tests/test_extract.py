@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,9 +18,9 @@ from flowprep.config import StorageConfig, VideoConfig
 from flowprep.errors import UsageError
 from flowprep.flow import get
 from flowprep.flow.metrics import mean_epe
-from flowprep.synthetic import DemoVideo, write_demo_videos
-from flowprep.video import VideoReader
-from tests.command import flowprep, stored_files
+from flowprep.synthetic import DemoVideo, Motion, render, write_demo_videos
+from flowprep.video import VideoReader, write_video
+from tests.command import COMMAND, flowprep, start, stored_files
 
 ULTRAFAST = ("--method", "dis", "--set", "dis.preset=ultrafast")
 
@@ -265,3 +268,49 @@ def test_a_list_whose_paths_lead_nowhere_is_explained(clips: tuple[Path, list[De
     done = flowprep("extract", listing, tmp_path / "out.zarr", *ULTRAFAST)
     assert done.returncode == 2
     assert "--root" in done.stderr
+
+
+def test_nothing_in_the_working_directory_is_imported(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    shutil.copy(clips[0] / clips[1][0].id, evil)
+    for name in ("av", "queue", "numpy"):
+        (evil / f"{name}.py").write_text("open('ran', 'w')\n")
+    script = Path(sys.executable).with_name("flowprep")
+    if not script.exists():
+        pytest.skip("the flowprep command is not installed beside this interpreter")
+    arguments = [str(script), "extract", ".", str(tmp_path / "out.zarr"), *ULTRAFAST]
+    done = subprocess.run(arguments, cwd=evil, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (evil / "ran").exists()
+
+
+def test_a_lost_plan_is_damage(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    assert flowprep("extract", clips[0], out, *ULTRAFAST).returncode == 0
+    (out / ".flowprep/plan.0.json").unlink()
+    refused = flowprep("extract", clips[0], out, "--method", "farneback")
+    assert refused.returncode == 65
+    assert "plan.0.json" in refused.stderr
+
+
+def test_two_first_runs_of_different_sources_do_not_mix(clips: tuple[Path, list[DemoVideo]], tmp_path: Path) -> None:
+    other, out = tmp_path / "other", tmp_path / "out.zarr"
+    shutil.copytree(clips[0] / clips[1][0].label, other)
+    (other / Path(clips[1][0].id).name).rename(other / "renamed.avi")
+    runs = [start("extract", source, out, *ULTRAFAST) for source in (clips[0], other)]
+    codes = [run.wait(timeout=100) for run in runs]
+    assert sorted(codes) == [0, 65]
+    assert {row.status for row in package.open(out).videos} == {"ok"}
+
+
+def test_more_sizes_than_files_a_process_may_open(tmp_path: Path) -> None:
+    source, out = tmp_path / "videos", tmp_path / "out.zarr"
+    source.mkdir()
+    for k in range(40):
+        clip = render(Motion("left", velocity=(-1.0, 0.0)), seed=k, frames=2, height=32, width=32 + 2 * k)
+        write_video(source / f"{k:02d}.avi", clip.frames, codec="mpeg4")
+    command = f"ulimit -n 64; exec {shlex.join([*COMMAND, 'extract', str(source), str(out), *ULTRAFAST])}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(package.open(out).videos) == 40

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -57,10 +58,19 @@ def flowprep() -> None:
     """
 
 
+def complain(text: str) -> None:
+    """One message, on standard error."""
+    click.echo(f"flowprep: {text}", err=True)
+
+
 def main() -> None:
     """Run the command line; every FlowprepError is one clear message and its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - as long as the process
     try:
         flowprep(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Abort:
         sys.exit(ExitCode.UNFINISHED)
     except click.ClickException as error:
@@ -69,16 +79,20 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except FlowprepError as error:
-        click.echo(f"flowprep: {error}", err=True)
+        complain(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.UNFINISHED)
     except BrokenPipeError:  # `flowprep info ... | head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.OK)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        complain(f"{name}{error.strerror or error}.")
+        sys.exit(ExitCode.STORE)
     except Exception:  # noqa: BLE001 - whatever is left is a bug, and says so
         import traceback
 
         traceback.print_exc()
-        click.echo("flowprep: this is a bug of flowprep; please report it with the lines above.", err=True)
+        complain("this is a bug of flowprep; please report it with the lines above.")
         sys.exit(ExitCode.BUG)

@@ -32,8 +32,10 @@ def command(
 
     opened = flowprep.open(dataset)
     name: str | int = video
-    if video.isdigit() and video not in {row.id for row in opened.videos}:
+    if video.isascii() and video.isdecimal() and video not in {row.id for row in opened.videos}:
         name = int(video)
+        if not opened.videos:
+            raise UsageError(f"{dataset} has no videos yet: its extraction has only begun.")
         if name >= len(opened.videos):
             raise UsageError(f"{dataset} has videos 0 to {len(opened.videos) - 1}, not {name}.")
     row = opened.videos[name]

@@ -78,7 +78,7 @@ class Extraction:
         self._check(plans, source)
         if not plans:
             return self._expect(source, list(source.videos), 0)
-        videos = self._new_or_changed(source, plans) if self.config.run.extend else []
+        videos = self._to_plan_again(source, plans)
         done = committed_shards(self.store)
         for plan in plans:
             for k, item in enumerate(plan.shards):
@@ -87,22 +87,27 @@ class Extraction:
 
     def run(self) -> Summary:
         """Do what is missing and sum up. Raises UnfinishedError when told to stop by a signal."""
+        if not __debug__:  # zarr relies on assert statements
+            raise RefusedError("Python runs with -O or PYTHONOPTIMIZE, which breaks zarr: unset it.")
+        with stop_on_signals():
+            return self._run()
+
+    def _run(self) -> Summary:
         started = time.monotonic()
         source = self._source()
         plans = read_plans(self.store)
         self._check(plans, source)
         self.store.sweep()
         shards_run = 0
-        with stop_on_signals():
-            if not plans:
-                plans = [self._write(self._expect(source, list(source.videos), 0).plan)]
-            for plan in plans:
-                shards_run += self._run_shards(plan, source)
-            again, described = self._to_plan_again(source, plans), self._described_anew(source, plans)
-            if again or described:
-                plan = replace(self._expect(source, again, len(plans)).plan, described=tuple(described))
-                plans.append(self._write(plan))
-                shards_run += self._run_shards(plans[-1], source)
+        if not plans:
+            plans = [self._write(self._expect(source, list(source.videos), 0).plan)]
+        for plan in plans:
+            shards_run += self._run_shards(plan, source)
+        again, described = self._to_plan_again(source, plans), self._described_anew(source, plans)
+        if again or described:
+            plan = replace(self._expect(source, again, len(plans)).plan, described=tuple(described))
+            plans.append(self._write(plan))
+            shards_run += self._run_shards(plans[-1], source)
         return self._summary(plans, shards_run, started)
 
     def _source(self) -> Source:
@@ -133,6 +138,8 @@ class Extraction:
     def _check(self, plans: list[Plan], source: Source) -> None:
         """Refuse changed settings, and a changed source unless --extend takes it in."""
         if not plans:
+            if committed_shards(self.store):
+                raise RefusedError(f"{self.output} is damaged: its plan ({layout.plan_key(0)}) is missing.")
             return
         written = plans[0].settings
         if written.fingerprint() != self.settings.fingerprint():
@@ -208,13 +215,11 @@ class Extraction:
         return expected
 
     def _write(self, plan: Plan) -> Plan:
-        """Publish a plan; if another run has just published that generation, theirs holds."""
-        if write_plan(self.store, plan):
-            return plan
-        theirs = read_plans(self.store)[plan.generation]
-        if theirs.settings.fingerprint() != plan.settings.fingerprint():
-            raise RefusedError(f"{self.output}: another run has just planned it with other settings.")
-        return theirs
+        """Publish a plan; if another run has just published the same, all the better."""
+        key = layout.plan_key(plan.generation)
+        if not write_plan(self.store, plan) and not (self.store.exists(key) and self.store.get(key) == plan.to_bytes()):
+            raise RefusedError(f"{self.output}: another run has just planned it, and not alike. Run the command again.")
+        return plan
 
     def _run_shards(self, plan: Plan, source: Source) -> int:
         """Run the shards of ``plan`` that have no commit record; how many that were."""
@@ -252,12 +257,13 @@ class Extraction:
         return len(todo)
 
     def _summary(self, plans: list[Plan], shards_run: int, started: float) -> Summary:
-        commits = read_commits(self.store)
-        rows = rows_in_force(commits)
-        if not is_finalised(self.store, len(plans), len(commits)):
-            from flowprep.store.finalise import finalise  # loads zarr: not for a run with nothing to do
+        with self.store.exclusive("finalise"):  # of two runs the later one has read all commits
+            commits = read_commits(self.store)
+            if not is_finalised(self.store, len(plans), len(commits)):
+                from flowprep.store.finalise import finalise  # loads zarr: not for a run with nothing to do
 
-            finalise(self.store, plans, commits)
+                finalise(self.store, plans, commits)
+        rows = rows_in_force(commits)
         failures = [row for row in rows.values() if row.verdict is not Verdict.OK]
         allowed = self.config.run.failures_allowed(len(rows))
         return Summary(

@@ -7,6 +7,7 @@ name is taken: no reader ever sees half a file, and of two writers exactly one w
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -14,13 +15,14 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flowprep.errors import StoreError
 
 STALE_SECONDS = 24 * 3600.0  # a temporary folder in which nothing has changed for a day is litter
 SCRATCH = ".flowprep/tmp"
+LOCKS = ".flowprep/locks"
 NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # how file systems say so
 
 
@@ -40,6 +42,8 @@ class LocalStore:
     def get(self, key: str) -> bytes:
         """The bytes of ``key``. Raises StoreError if it cannot be read."""
         with _store_errors(self.path(key)):
+            if not self.path(key).is_file():
+                raise FileNotFoundError(errno.ENOENT, "no such regular file")
             return self.path(key).read_bytes()
 
     def keys(self, folder: str) -> list[str]:
@@ -93,6 +97,23 @@ class LocalStore:
             _flush(source)
             os.replace(source, target)
             _flush(target.parent)
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Only one process at a time is here under the same ``name``; the lock goes with its holder, however it ends.
+
+        On file systems without locks this waits for nobody; commits are still made once, by :meth:`put_new`.
+        """
+        path = self.path(f"{LOCKS}/{name}")
+        with _store_errors(path):
+            _make_folder(path.parent)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from zarr.storage import LocalStore as ZarrStore
 from flowprep.config import Settings
 from flowprep.plan import BLOCK, Plan
 from flowprep.store import layout
-from flowprep.store.blobs import LocalStore
+from flowprep.store.blobs import LocalStore, store_error
 from flowprep.store.commits import Commit, is_finalised, rows_in_force, state_of
 from flowprep.store.layout import SIDES, ArrayName
 from flowprep.store.plans import planned_videos
@@ -34,19 +35,26 @@ SIDE_ATTRIBUTES: dict[str, dict[str, Any]] = {
 def finalise(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> None:
     """Write all ``zarr.json`` files and the videos table; readers see the old state or the new one, file by file."""
     with store.scratch() as folder:
-        target = ZarrStore(folder)
-        settings = plans[-1].settings
-        root = zarr.create_group(target, attributes=_root_attributes(plans, commits), overwrite=True)
-        for name, rows in array_lengths(commits).items():
-            _create_array(root, ArrayName.parse(name), rows, settings)
-        _create_videos(root, video_columns(plans, commits))
-        with warnings.catch_warnings():
-            # Consolidated metadata is a convention of zarr-python, xarray and GDAL, not yet in the text of Zarr v3.
-            warnings.filterwarnings("ignore", message="Consolidated metadata")
-            zarr.consolidate_metadata(target)
+        try:
+            _write_metadata(folder, plans, commits)
+        except OSError as error:
+            raise store_error(folder, error) from error
         made = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         for key in sorted(made, key=lambda key: (key == "zarr.json", key)):  # the root last: it names the others
             store.replace(key, folder / key)
+
+
+def _write_metadata(folder: Path, plans: list[Plan], commits: list[Commit]) -> None:
+    """A group without chunks, but for the videos table, in an empty ``folder``."""
+    target = ZarrStore(folder)
+    root = zarr.create_group(target, attributes=_root_attributes(plans, commits), overwrite=True)
+    for name, rows in array_lengths(commits).items():
+        _create_array(root, ArrayName.parse(name), rows, plans[-1].settings)
+    _create_videos(root, video_columns(plans, commits))
+    with warnings.catch_warnings():
+        # Consolidated metadata is a convention of zarr-python, xarray and GDAL, not yet in the text of Zarr v3.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(target)
 
 
 def metadata_faults(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> Iterator[str]:

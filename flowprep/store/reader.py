@@ -81,6 +81,9 @@ class VideoTable(Sequence[VideoRow]):
             raise UsageError(f"no video {key!r} in this dataset.{_closest(key, self._by_id)}")
         return self._by_id[key]
 
+    def __contains__(self, item: object) -> bool:
+        return item in self._by_id if isinstance(item, str) else item in self._rows
+
     def __len__(self) -> int:
         return len(self._rows)
 

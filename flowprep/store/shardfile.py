@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import weakref
 from pathlib import Path
+from typing import IO
 
 import google_crc32c
 import numpy as np
@@ -25,11 +27,14 @@ INDEX_BYTES = SLOTS * 16 + 4
 
 
 class ShardWriter:
-    """Writes one shard file, rows in rising order; :meth:`finish` completes it."""
+    """Writes one shard file, rows in rising order; :meth:`finish` completes it.
+
+    Between two videos it can :meth:`pause`: a shard may have more files on the way than a process may hold open.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("wb")
+        self._file: IO[bytes] | None = path.open("wb")
         self._index = np.full((SLOTS, 2), EMPTY, "<u8")
         self._hash = hashlib.sha256()
         self.bytes = 0
@@ -39,7 +44,15 @@ class ShardWriter:
         self._index[slot] = (self.bytes, len(payload))
         self._write(payload)
 
+    def pause(self) -> None:
+        """Close the file until the next row comes."""
+        if self._file:
+            self._file.close()
+            self._file = None
+
     def _write(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = self.path.open("ab")
         self._file.write(data)
         self._hash.update(data)
         self.bytes += len(data)
@@ -48,7 +61,7 @@ class ShardWriter:
         """Write the index, close the file, and give its sha256 (hex)."""
         index = self._index.tobytes()
         self._write(index + google_crc32c.value(index).to_bytes(4, "little"))
-        self._file.close()
+        self.pause()
         return self._hash.hexdigest()
 
 
@@ -57,10 +70,13 @@ class ShardReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = os.open(path, os.O_RDONLY)
+        self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # should it be a pipe, nobody waits for its writer
         self.close = weakref.finalize(self, os.close, self._file)  # at the latest when nobody uses this any more
         try:
-            self._data_bytes = os.fstat(self._file).st_size - INDEX_BYTES
+            status = os.fstat(self._file)
+            if not stat.S_ISREG(status.st_mode):
+                raise self._damaged("not a regular file")
+            self._data_bytes = status.st_size - INDEX_BYTES
             if self._data_bytes < 0:
                 raise self._damaged(f"{self._data_bytes + INDEX_BYTES} bytes are too few for a shard file")
             raw = self._read(self._data_bytes, self._data_bytes + INDEX_BYTES)
