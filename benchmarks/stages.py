@@ -2,8 +2,8 @@
 
     python -m benchmarks.stages VIDEOS... -- [options of flowprep extract]
 
-Stages are measured inside the decoding processes; "start-up" is what a run without any work costs (the imports of the driver
-and of each process); "other" is the rest of all CPU time: reading and writing files, checksums, handing out work.
+Stages are measured inside the decoding processes; "start-up" is what a run without any work costs (the imports of the
+driver and of each process); "other" is the rest of all CPU time: reading and writing files, checksums, handing out work.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from flowprep import opencv
 from flowprep.config import MIN_SIDE, StorageConfig, VideoConfig
 from flowprep.errors import StoreError, Verdict, VideoError
+from flowprep.matroska import missing_bytes
 from flowprep.types import DecodeReport, FrameBlock, Probe
 
 BLOCK_BYTES = 32 * 2**20  # of flow and RGB that come of one block of frames: bounds memory whatever the video
@@ -37,8 +38,6 @@ CONTAINERS = (
 
 TOLERANCE = Fraction(1, 1000)  # s: Matroska and FLV round their time stamps to milliseconds
 MAX_SIDE = 65_500 // 2  # px: a JPEG has 65,500, and a stored field is u above v
-
-MATROSKA, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # the element IDs that a Matroska or WebM file begins with
 
 
 def probe(path: Path) -> Probe:
@@ -108,7 +107,7 @@ class VideoReader:
                 yield blocks.take()
             declared = _declared_frames(container, stream)
             if declared < 0:
-                self._cut_off = _missing_bytes(self.path) or _missing_seconds(container, end, rate)
+                self._cut_off = missing_bytes(self.path) or _missing_seconds(container, end, rate)
             height, width = blocks.source_size
             self.report = DecodeReport(width, height, keep.fps, declared, decoded, blocks.count, corrupt)
 
@@ -159,10 +158,7 @@ class _Selection:
     def __init__(self, config: VideoConfig, rate: Fraction) -> None:
         self._stride = config.stride
         self._rate = rate
-        target = Fraction(config.fps).limit_denominator(1001)
-        if rate and abs(target / rate - 1) < Fraction(1, 2000):
-            target = rate  # 29.97 means 30000/1001
-        self._target = target
+        self._target = target = Fraction(config.fps).limit_denominator(1001)
         self._clock = Fraction(0)  # s since the first frame
         self._latest: Fraction | None = None
         self._tick = -1
@@ -292,29 +288,6 @@ def _declared_frames(container: Any, stream: Any) -> int:
     return int(stream.frames)
 
 
-def _missing_bytes(path: Path) -> str:
-    """What a Matroska or WebM file has lost at its end, judged by the length that it declares; "" = nothing."""
-    with path.open("rb") as file:
-        head, size = file.read(4096), os.fstat(file.fileno()).st_size
-    if not head.startswith(MATROSKA):
-        return ""
-    at, length = _ebml_length(head, len(MATROSKA))
-    at += length
-    if head[at : at + len(SEGMENT)] != SEGMENT:
-        return ""
-    at, length = _ebml_length(head, at + len(SEGMENT))
-    missing = at + length - size
-    return f"{missing} of {at + length} bytes are missing" if missing > 0 else ""
-
-
-def _ebml_length(data: bytes, at: int) -> tuple[int, int]:
-    """Where the content of the element begins whose length stands at ``at``, and that length; 0 = not declared."""
-    width = 9 - int.from_bytes(data[at : at + 1], "big").bit_length()  # the first bit that is set tells
-    largest = (1 << 7 * width) - 1
-    length = int.from_bytes(data[at : at + width], "big") & largest
-    return at + width, length if length < largest else 0
-
-
 def _missing_seconds(container: Any, end: float, rate: Fraction) -> str:
     """What is missing between ``end``, in s, and the duration in the header; "" = nothing."""
     declared = container.duration / av.time_base if container.duration else 0.0
@@ -385,11 +358,7 @@ def write_video(
     options: dict[str, str] | None = None,
 ) -> None:
     """Write (H, W, 3) uint8 RGB frames; the container follows the suffix of ``path``."""
-    try:
-        target = av.open(os.fspath(path), "w")
-    except (av.FFmpegError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be written: {_sentence(error)}.") from None
-    with target as container:
+    with _writing(path), av.open(os.fspath(path), "w") as container:
         stream: Any = None
         for image in frames:
             if stream is None:
@@ -401,3 +370,12 @@ def write_video(
         if stream is None:
             raise ValueError("write_video: no frames")
         container.mux(stream.encode(None))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """FFmpeg's errors on ``path`` as StoreError."""
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        raise StoreError(f"{path}: cannot be written: {_sentence(error)}.") from None

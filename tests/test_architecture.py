@@ -28,6 +28,7 @@ ROOMS = (
     "annotations",
     "plan",
     "opencv",  # loads cv2
+    "matroska",
     "video",
     "flow",
     "quantise",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -120,6 +121,7 @@ def test_a_file_is_read_and_empty_sections_are_defaults(tmp_path: Path) -> None:
         ("video: {stride: 2.5}\n", "video.stride: 2.5 is not a whole number."),
         ("storage: {rgb: 1}\n", "storage.rgb: 1 is not true or false."),
         ("output: [a]\n", "output: ['a'] is not text."),
+        ('output: "a\\0b"\n', "output: 'a\\x00b' holds a null byte"),
     ],
     ids=lambda value: repr(value[:40]),
 )
@@ -137,11 +139,14 @@ def test_a_billion_laughs_exhaust_nothing(refused: Callable[[str | bytes], str])
         assert len(refused("\n".join([key, *nest]))) < 500
 
 
-@pytest.mark.parametrize(("make", "words"), [(False, "No such file"), (True, "Is a directory")])
-def test_files_that_cannot_be_read(tmp_path: Path, make: bool, words: str) -> None:
-    if make:
-        (tmp_path / "x.yaml").mkdir()
-    with pytest.raises(UsageError, match=rf"x.yaml: cannot be read \({words}"):
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(lambda _: None, r"cannot be read \(No such file"), (Path.mkdir, "not a file"), (os.mkfifo, "not a file")],
+    ids=["nothing", "a folder", "a pipe"],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
+    make(tmp_path / "x.yaml")
+    with pytest.raises(UsageError, match=f"x.yaml: {words}"):
         read_pipeline(tmp_path / "x.yaml")
 
 
