@@ -3,7 +3,7 @@
     python -m benchmarks.stages VIDEOS... -- [options of flowprep extract]
 
 Stages are measured inside the decoding processes; "start-up" is what a run without any work costs (the imports of the
-driver and of each process); "other" is the rest of all CPU time: reading and writing files, checksums, handing out work.
+driver and of each process); "other" is the rest of all CPU time: files, checksums, handing out work.
 """
 
 from __future__ import annotations
@@ -73,9 +73,8 @@ def main() -> None:
     for stage, seconds in [*result["stages"].items(), ("other", result["other_seconds"])]:
         print(f"| {stage} | {seconds:.1f} | {seconds / result['fields'] * 1e3:.2f} | {seconds / work:.1%} |")
     print(f"{result['fields']} fields, {options.workers} workers, {result['wall_seconds']:.1f} s wall time")
-    print(
-        f"start-up {result['startup_seconds']:.1f} s; after it decode, flow and encode are {result['share']:.1%} of CPU time"
-    )
+    share = f"decode, flow and encode are {result['share']:.1%} of CPU time"
+    print(f"start-up {result['startup_seconds']:.1f} s; after it {share}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -146,7 +146,7 @@ class StorageConfig:
         "Fixed range: exact zero at 128, or the conventions of other tools (round: zero at 127.5; trunc: zero at 127).",
         choices=ROUNDINGS,
     )
-    quality: int = setting(90, "JPEG quality of the flow, 1 to 100; docs/storage.md says what each costs.", metavar="Q")
+    quality: int = setting(92, "JPEG quality of the flow, 1 to 100; docs/storage.md says what each costs.", metavar="Q")
     rgb: bool = setting(True, "Store the RGB frames too, for the spatial stream.")
     rgb_short_side: int = setting(256, "Shorter side in pixels of the stored RGB frames.")
     rgb_quality: int = setting(90, "JPEG quality of the RGB frames, 1 to 100.", metavar="Q")

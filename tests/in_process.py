@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,17 +57,26 @@ def header(path: Path) -> Probe | None:
         return None
 
 
-def write_clips(folder: Path) -> list[Video]:
-    """Six clips of six frames, 64x48 px, two of eight frames, 40x32 px, and one file that is no video.
-
-    The first two have splits, one has a label that is not ASCII.
-    """
+@cache
+def _clips() -> tempfile.TemporaryDirectory[str]:
+    """A folder with the files of :func:`write_clips`, made once."""
+    kept = tempfile.TemporaryDirectory()
+    folder = Path(kept.name)
     write_demo_videos(folder, clips_per_class=1, frames=6, height=48, width=64)
     write_demo_videos(folder / "more", clips_per_class=1, frames=8, height=32, width=40)
     for label in ("rotate", "widen", "zoom_in", "zoom_out"):
         shutil.rmtree(folder / "more" / label)
     (folder / FAILED).parent.mkdir()
     (folder / FAILED).write_bytes(b"no video at all " * 100)
+    return kept
+
+
+def write_clips(folder: Path) -> list[Video]:
+    """Six clips of six frames, 64x48 px, two of eight frames, 40x32 px, and one file that is no video.
+
+    The first two have splits, one has a label that is not ASCII.
+    """
+    shutil.copytree(_clips().name, folder)
     paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     found = [Video(path.as_posix(), path.parent.name, size=(folder / path).stat().st_size) for path in paths]
     found[0] = replace(found[0], label="Grüße, 世界", splits=("train", "test", ""))

@@ -125,6 +125,34 @@ def test_of_racing_processes_one_wins(store: LocalStore) -> None:
     assert sum(bool(won) for won in results.values()) > 1, "that was no race"
 
 
+def test_one_process_at_a_time_is_inside_and_its_death_lets_the_next_in(store: LocalStore) -> None:
+    processes = multiprocessing.get_context("fork")
+    inside, answers = processes.Event(), processes.Queue()
+
+    def hold() -> None:
+        with store.exclusive("0.00001"):
+            inside.set()
+            time.sleep(60)
+
+    def follow() -> None:
+        with store.exclusive("0.00002"):
+            answers.put("another name")
+        with store.exclusive("0.00001"):
+            answers.put("the same name")
+
+    holder, follower = processes.Process(target=hold), processes.Process(target=follow)
+    holder.start()
+    assert inside.wait(30)
+    follower.start()
+    assert answers.get(timeout=30) == "another name"
+    time.sleep(0.1)
+    assert answers.empty()
+    holder.kill()
+    assert answers.get(timeout=30) == "the same name"
+    for process in (holder, follower):
+        process.join()
+
+
 @pytest.mark.usefixtures("no_fsync")
 @pytest.mark.parametrize("way", ["put_new", "replace"])
 def test_no_reader_sees_half_a_file(store: LocalStore, way: str) -> None:

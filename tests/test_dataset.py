@@ -164,7 +164,7 @@ def test_zarr_without_flowprep_reads_the_same(path: Path, dataset: Dataset) -> N
 
 
 @given(start=st.integers(-9, 9), stop=st.none() | st.integers(-9, 9), video=st.sampled_from([CLIP, f"more/{CLIP}"]))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_slices_are_pythons(dataset: Dataset, start: int, stop: int | None, video: str) -> None:
     for read in (dataset.flow, dataset.levels, dataset.stats, dataset.frames):
         part, whole = read(video, start, stop), read(video)[start:stop]

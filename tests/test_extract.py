@@ -78,7 +78,7 @@ def test_running_it_again_does_nothing_and_quickly(clips: tuple[Path, list[DemoV
     ("options", "named"),
     [
         (("--set", "dis.patch_stride=2"), "flow.parameters.patch_stride: 3 -> 2"),
-        (("--quality", "80"), "storage.quality: 90 -> 80"),
+        (("--quality", "80"), "storage.quality: 92 -> 80"),
         (("--stride", "2"), "video.stride: 1 -> 2"),
         (("--no-rgb",), "storage.rgb: True -> False"),
         (("--direction", "forward"), "flow.direction: both -> forward"),

@@ -158,8 +158,9 @@ def test_dis_on_wide_and_low_frames(preset):
 
 def test_dis_rounds_floats_to_the_nearest_level(pair):
     algorithm = flow.get("dis", "opencv")
-    shifted = (pair.astype(np.float32) + np.float32(0.4)).clip(0, 255)
-    assert np.array_equal(algorithm.flow(shifted), algorithm.flow(pair))
+    for difference in (-0.4, 0.4):
+        shifted = (pair.astype(np.float32) + np.float32(difference)).clip(0, 255)
+        assert np.array_equal(algorithm.flow(shifted), algorithm.flow(pair))
 
 
 def test_dis_presets_are_written_out_in_full():

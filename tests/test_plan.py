@@ -83,7 +83,7 @@ def blocks_of(place: Placement) -> range:
 
 
 @given(collections, pace)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_shards_partition_the_videos(videos: list[tuple[Video, Probe | None]], rate: float) -> None:
     plan = planned(videos, rate)
     names = [video for shard in plan.shards for video in shard.videos]
@@ -92,7 +92,7 @@ def test_shards_partition_the_videos(videos: list[tuple[Video, Probe | None]], r
 
 
 @given(collections, pace, st.randoms(use_true_random=False))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_the_order_of_the_videos_does_not_matter(
     videos: list[tuple[Video, Probe | None]], rate: float, shuffler: random.Random
 ) -> None:
@@ -102,7 +102,7 @@ def test_the_order_of_the_videos_does_not_matter(
 
 
 @given(st.lists(st.floats(0.01, 5000), min_size=1, max_size=300))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_shards_are_some_minutes_of_work(costs: list[float]) -> None:
     """A shard goes past the aim by less than its last video, and falls short of it by less than the next."""
     videos = [(Video(f"{i:03d}"), None) for i in range(len(costs))]
@@ -137,7 +137,7 @@ def test_no_videos_are_no_shards() -> None:
 
 
 @given(collections, collections, pace)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_planned_blocks_never_overlap(
     first: list[tuple[Video, Probe | None]], second: list[tuple[Video, Probe | None]], rate: float
 ) -> None:
@@ -157,7 +157,7 @@ outcomes = st.none() | st.tuples(heights_and_widths, frames).map(lambda found: (
 
 
 @given(collections, pace, st.data())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_headers_may_lie_and_no_row_is_written_twice(
     tmp_path_factory: pytest.TempPathFactory, videos: list[tuple[Video, Probe | None]], rate: float, data: st.DataObject
 ) -> None:
@@ -180,7 +180,7 @@ def test_headers_may_lie_and_no_row_is_written_twice(
 
 
 @given(collections, pace, st.data())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_videos_that_are_no_longer_than_planned_stay_where_planned(
     tmp_path_factory: pytest.TempPathFactory, videos: list[tuple[Video, Probe | None]], rate: float, data: st.DataObject
 ) -> None:
@@ -251,7 +251,7 @@ def test_a_missing_file_needs_nothing() -> None:
 
 
 @given(collections, pace)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_plans_come_back_from_json(videos: list[tuple[Video, Probe | None]], rate: float) -> None:
     plan = planned(videos, rate, used={"flow_240x320": 7})
     again = Plan.from_bytes(plan.to_bytes(), "plan.0.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -20,7 +20,7 @@ from flowprep.store.shardfile import EMPTY, INDEX_BYTES, SLOTS, ShardReader, Sha
 from flowprep.store.zarr_codec import Jpeg
 
 in_one_folder = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )  # each example writes the same file anew
 
 
@@ -79,6 +79,20 @@ def test_a_full_file_comes_back_in_one_read(tmp_path: Path) -> None:
     write(tmp_path / "shard", rows)
     with ShardReader(tmp_path / "shard") as reader:
         assert reader.rows(0, SLOTS) == list(rows.values())
+
+
+def test_pauses_change_no_byte(tmp_path: Path) -> None:
+    """A writer may close its file between two rows, and go on."""
+    write(tmp_path / "shard", {0: b"first", 1: b"second"})
+    writer = ShardWriter(tmp_path / "paused")
+    before = len(open_files())
+    for slot, payload in enumerate((b"first", b"second")):
+        writer.append(slot, payload)
+        writer.pause()
+        writer.pause()
+        assert len(open_files()) == before - 1
+    assert writer.finish() == hashlib.sha256((tmp_path / "shard").read_bytes()).hexdigest()
+    assert (tmp_path / "paused").read_bytes() == (tmp_path / "shard").read_bytes()
 
 
 def test_an_empty_file_is_whole(tmp_path: Path) -> None:
@@ -215,6 +229,12 @@ def test_short_reads_are_read_to_their_end(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "pread", lambda file, count, offset: whole(file, min(count, 10_000), offset))
     with ShardReader(tmp_path / "shard") as reader:
         assert reader.rows(5, 8) == [ROWS[5], ROWS[6], ROWS[7]]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["a pipe", "a folder"])
+def test_what_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "shard")
+    assert "not a regular file" in damage_in(tmp_path / "shard", 0, 1)
 
 
 def test_refusing_leaves_no_file_open(tmp_path: Path) -> None:

@@ -262,6 +262,14 @@ def test_sizes(tmp_path, video, flow_size, rgb_short_side, rgb_size):
     assert abs(found.grey.mean() - truth) < 3 and abs(found.rgb.mean() - truth) < 3
 
 
+def test_shrinking_averages(tmp_path):
+    """A chessboard of single pixels becomes grey, not a pattern."""
+    board = np.zeros((48, 64, 3), np.uint8)
+    board[::2, ::2] = board[1::2, 1::2] = 255
+    found = Reading(write_clip(tmp_path / "a.mkv", [board] * 2, "ffv1", "bgr0"), VideoConfig(short_side=24))
+    assert found.grey.shape == (2, 24, 32) and np.abs(found.grey.astype(int) - 127).max() <= 1
+
+
 @pytest.mark.parametrize("suffix", ["h264", "ts"])
 def test_a_stream_that_changes_its_size_goes_on_at_the_first(tmp_path, suffix):
     small = write_clip(tmp_path / f"1.{suffix}", numbered(10), options=QUICK)
@@ -272,6 +280,8 @@ def test_a_stream_that_changes_its_size_goes_on_at_the_first(tmp_path, suffix):
     assert found.verdict is Verdict.OK, found
     assert found.grey.shape == (20, 48, 64) and found.rgb.shape == (20, 16, 21, 3)
     assert found.numbers == list(range(20))
+    limited = Reading(path, VideoConfig(max_pixels=5000))  # 64x48 are below, 112x96 above
+    assert limited.verdict is Verdict.TOO_LARGE and "112x96" in limited.reason
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mkv"])

@@ -35,7 +35,8 @@ DAMAGED = {
 
 
 def whole(path: Path) -> bytes:
-    write_clip(path, textured(COUNT), **{"codec": "libx264", **DAMAGED[path.name]})
+    recipe = {"codec": "libx264", **DAMAGED.get(path.name, {"sound": 1.2} if "sound" in path.name else {})}
+    write_clip(path, textured(COUNT), **recipe)
     found = Reading(path)
     assert found.verdict is Verdict.OK and found.report.frames_decoded == COUNT, found
     return path.read_bytes()
@@ -64,7 +65,7 @@ def test_a_file_that_is_cut_off_never_passes_with_frames_lost(tmp_path, name):
     }
 
 
-@pytest.mark.parametrize("name", ["faststart.mp4", "mpeg4.avi", "plain.mkv"])
+@pytest.mark.parametrize("name", ["faststart.mp4", "mpeg4.avi", "plain.mkv", "plain.flv", "sound.flv"])
 def test_a_cut_between_two_frames_is_noticed_too(tmp_path, name):
     """Here every frame that is left decodes without a complaint."""
     path = tmp_path / name
@@ -75,6 +76,20 @@ def test_a_cut_between_two_frames_is_noticed_too(tmp_path, name):
     found = Reading(path)
     assert found.verdict is Verdict.SHORT, found
     assert str(found.report.frames_decoded) in found.reason
+
+
+@pytest.mark.parametrize("box", [b"tfhd", b"trun"])
+def test_a_container_that_breaks_off_on_the_way(tmp_path, box):
+    """The demultiplexer itself gives up, at a place or a size that cannot be: what it said must not be lost."""
+    options, fragments = {"g": "8", "sc_threshold": "0"}, {"movflags": "frag_keyframe+empty_moov"}
+    path = write_clip(tmp_path / "a.mp4", textured(80, 96, 128), options=options, muxer=fragments)
+    assert Reading(path).verdict is Verdict.OK
+    film = bytearray(path.read_bytes())
+    at = film.rindex(box) + {b"tfhd": 12, b"trun": 20}[box]  # where the last fragment begins; size of its first frame
+    film[at : at + 4] = b"\xff" * 4
+    path.write_bytes(film)
+    found = Reading(path)
+    assert found.verdict is Verdict.CORRUPT_FRAMES and 60 <= found.report.frames_decoded <= 72, found
 
 
 @pytest.mark.parametrize(
@@ -231,3 +246,4 @@ def test_missing_and_irregular_files(tmp_path):
     for name in ("folder.mp4", "pipe.mp4", "loop.mp4", "x" * 300 + ".mp4"):
         found = Reading(tmp_path / name)
         assert found.verdict is Verdict.UNDECODABLE and found.reason, name
+        assert ("not a regular file" in found.reason) == (name in ("folder.mp4", "pipe.mp4"))

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from flowprep.config import StorageConfig, VideoConfig
@@ -39,15 +40,19 @@ def test_frames_over_the_limit_are_not_decoded(tmp_path, name, codec, pixel_form
 
 
 @pytest.mark.parametrize(
-    ("video", "storage"),
-    [({"short_side": 160, "max_pixels": 100_000}, {"rgb": False}), ({"max_pixels": 100_000}, {"rgb_short_side": 160})],
+    ("video", "storage", "size"),
+    [
+        ({"short_side": 160, "max_pixels": 100_000}, {"rgb": False}, "10240x160"),
+        ({"max_pixels": 100_000}, {"rgb_short_side": 160}, "10240x160"),
+        ({"short_side": 600}, {"rgb": False}, "38400x600"),  # no JPEG is so wide
+    ],
 )
-def test_frames_that_resizing_makes_too_large(tmp_path, video, storage):
+def test_frames_that_resizing_makes_too_large(tmp_path, video, storage, size):
     """Few pixels, but 64 times as wide as high."""
     path = write_clip(tmp_path / "a.mp4", numbered(3, 16, 1024))
     assert Reading(path).verdict is Verdict.OK
     found = Reading(path, VideoConfig(**video), StorageConfig(**storage))
-    assert found.verdict is Verdict.TOO_LARGE and "10240x160" in found.reason
+    assert found.verdict is Verdict.TOO_LARGE and size in found.reason
 
 
 def test_too_many_frames(tmp_path):
@@ -58,10 +63,10 @@ def test_too_many_frames(tmp_path):
 
 
 def png(width: int, height: int) -> bytes:
-    """A black picture, in next to no bytes."""
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(1 + (width + 7) // 8)) for _ in range(height)) + packer.flush()
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    """A black RGB picture, in next to no bytes."""
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(1 + 3 * width)) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
@@ -69,13 +74,14 @@ def png(width: int, height: int) -> bytes:
 
 
 def png_video(path: Path, width: int, height: int, honest: bool) -> Path:
-    """Four such pictures as an AVI whose header names their size, or 64x48."""
+    """Three such pictures as an AVI whose header names their size, or 64x48."""
+    picture = png(width, height)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("png", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
         stream.codec_context.thread_count = 1
-        for i in range(4):
-            packet = av.Packet(png(width, height))
+        for i in range(3):
+            packet = av.Packet(picture)
             packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, i, i, True
             packet.time_base = Fraction(1, 25)
             container.mux(packet)
@@ -87,31 +93,39 @@ def png_video(path: Path, width: int, height: int, honest: bool) -> Path:
 MEASURE = """
 import resource, sys, time
 from pathlib import Path
+from flowprep.config import VideoConfig
 from tests.clips import Reading
-from flowprep.video import probe
-from flowprep.errors import VideoError
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-found = Reading(Path(sys.argv[1]))
-try:
-    probe(Path(sys.argv[1]))
-except VideoError:
-    pass
+found = Reading(Path(sys.argv[1]), VideoConfig(max_pixels=int(sys.argv[2])))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(found.verdict, time.monotonic() - start, (peak - before) / 1024)
 """
 
 
-@pytest.mark.parametrize("honest", [True, False])
-def test_a_decompression_bomb_is_refused_at_once(tmp_path, honest):
-    assert Reading(png_video(tmp_path / "fair.avi", 640, 480, honest)).verdict is Verdict.OK  # the format is sound
-    path = png_video(tmp_path / "bomb.avi", 10_000, 10_000, honest)
-    assert path.stat().st_size < 100_000  # against 300 MB a frame
+def check_bomb(path: Path, limit: int) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, "-c", MEASURE, path]
+    command = [sys.executable, "-c", MEASURE, path, str(limit)]
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     verdict, seconds, mebibytes = output.split()
     assert verdict == Verdict.TOO_LARGE
-    assert float(seconds) < 1 and float(mebibytes) < 100, output
+    assert float(seconds) < 1 and float(mebibytes) < 40, output
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_decompression_bomb_is_refused_at_once(tmp_path, honest):
+    fair = png_video(tmp_path / "fair.avi", 640, 480, honest)
+    assert Reading(fair).verdict is Verdict.OK  # the format is sound
+    assert Reading(fair, VideoConfig(max_pixels=200_000, short_side=48)).verdict is Verdict.TOO_LARGE
+    bomb = png_video(tmp_path / "bomb.avi", 9000, 9000, honest)
+    assert bomb.stat().st_size < 4_000_000  # against 243 MB a frame
+    check_bomb(bomb, VideoConfig().max_pixels)
+
+
+def test_opening_alone_does_not_decode_a_large_frame(tmp_path):
+    """FFmpeg likes to look at some frames before it says what is in a file: of this one at 100 MB."""
+    large = [np.zeros((5000, 5000, 3), np.uint8)]
+    path = write_clip(tmp_path / "a.mkv", large, options={"preset": "ultrafast", "threads": "1"})
+    check_bomb(path, 1_000_000)
 
 
 NAMES = [

@@ -45,7 +45,7 @@ def test_fps(tmp_path, name, codec, options, fps, expected):
 
 
 def test_fps_of_television(tmp_path):
-    """29.97 names 30000/1001, and keeps every frame of a video of that rate."""
+    """29.97, short for 30000/1001, keeps every frame of a video of that rate."""
     times = [i * Fraction(1001, 30_000) for i in range(50)]
     path = write_clip(tmp_path / "a.mkv", numbered(50), times=times, options=QUICK)
     assert Reading(path, VideoConfig(fps=29.97)).numbers == list(range(50))
