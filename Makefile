@@ -30,7 +30,8 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@echo "Installing flowprep into $(VENV)"
 	@"$(PYTHON)" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt setuptools
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[test]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation \
+		--config-settings editable_mode=compat -e '.[test]'
 	@touch $@
 
 # The shell, not make, puts the folder in: its name may have spaces and quotes.

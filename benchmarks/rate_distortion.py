@@ -147,10 +147,12 @@ def main() -> None:
     comparison = []
     for row in mine:
         other = ratio_at(row["mean"], theirs)
-        if other:
-            gain = row["ratio"] / other
-            comparison.append({"quality": row["quality"], "mean": row["mean"], "smaller_by": gain})
-            print(f"quality {row['quality']}: {gain:.2f}x smaller than the paper's way at equal mean error")
+        if other is None:
+            print(f"quality {row['quality']}: the paper's way has no quality above with that mean error")
+            continue
+        gain = row["ratio"] / other
+        comparison.append({"quality": row["quality"], "mean": row["mean"], "smaller_by": gain})
+        print(f"quality {row['quality']}: {gain:.2f}x smaller than the paper's way at equal mean error")
     if options.json:
         options.json.write_text(json.dumps({"rows": rows, "comparison": comparison}, indent=2) + "\n")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flowprep.config import ExtractConfig, RunConfig, SourceConfig
-from flowprep.errors import RefusedError, UsageError
+from flowprep.config import ExtractConfig, FlowConfig, RunConfig, SourceConfig
+from flowprep.errors import RefusedError, UnfinishedError, UsageError
 from flowprep.flow.metrics import mean_epe
 from flowprep.run.driver import Extraction
 from flowprep.show import contact_sheet, field_panel, save_png
@@ -41,7 +41,7 @@ class Outcome:
     sheet: str  # path of the contact sheet
 
 
-def run_demo(output: Path, videos: Path | None, say: Callable[[str], None]) -> Outcome:
+def run_demo(output: Path, videos: Path | None, method: str, say: Callable[[str], None]) -> Outcome:
     """Extract rendered clips, or those in ``videos``, into ``output`` and check the result. Raises FlowprepError."""
     _prepare(output)
     rendered: list[DemoVideo] = []
@@ -50,13 +50,21 @@ def run_demo(output: Path, videos: Path | None, say: Callable[[str], None]) -> O
         rendered = write_demo_videos(videos)
         say(f"Rendered {len(rendered)} clips of moving textures into {videos}.")
     config = ExtractConfig(
-        source=SourceConfig(path=str(videos)), output=str(output / "flow.zarr"), run=RunConfig(max_failed="100%")
+        source=SourceConfig(path=str(videos)),
+        output=str(output / "flow.zarr"),
+        flow=FlowConfig(method=method),
+        run=RunConfig(max_failed="100%"),
     )
     extraction = Extraction(config, say)
     chosen = extraction.settings.flow
     say(f"Extracting with {chosen.method} on {chosen.backend}, {extraction.workers} workers.")
     started = time.monotonic()
-    summary = extraction.run()
+    try:
+        summary = extraction.run()
+    except UnfinishedError:
+        raise UnfinishedError(
+            "Stopped. The demo starts anew each time; to keep what is done, use flowprep extract."
+        ) from None
     seconds = time.monotonic() - started
 
     dataset = Dataset(output / "flow.zarr")
@@ -108,5 +116,5 @@ def _sheet(dataset: Dataset) -> NDArray[np.uint8]:
         frame = dataset.frames(row.id, number, number + 1)[0].transpose(1, 2, 0)
         flow = dataset.flow(row.id, number, number + 1)[0]
         planes = dataset.levels(row.id, number, number + 1)[0]
-        tiles.append((row.label or row.id, field_panel(frame, flow, planes, title=row.id)))
+        tiles.append(("", field_panel(frame, flow, planes, title=row.id)))
     return contact_sheet(tiles, 2, title=f"{len(dataset.videos)} videos", tile_width=900)

@@ -182,16 +182,23 @@ class Extractor:
                 return
             grey = block.grey if last is None else np.concatenate([last, block.grey])
             last = grey[-1:].copy()
-            for kind, compute in self._directions():
-                with stages.time("flow"):
-                    fields = compute(grey)
-                with stages.time("encode"):
-                    self._encode_fields(fields, kind, folder, files, added)
-                progress(0)
+            pairs = self._pairs_at_once(*grey.shape[1:])
+            for start in range(0, len(grey) - 1, pairs):
+                part = grey[start : start + pairs + 1]
+                for kind, compute in self._directions():
+                    with stages.time("flow"):
+                        fields = compute(part)
+                    with stages.time("encode"):
+                        self._encode_fields(fields, kind, folder, files, added)
+                progress(len(part) - 1)
             if block.rgb is not None:
                 with stages.time("encode"):
                     self._encode_frames(block.rgb, folder, files)
-            progress(len(grey) - 1)
+            progress(0)
+
+    def _pairs_at_once(self, height: int, width: int) -> int:
+        """Frame pairs that take about a second: a slow method must show signs of life. It changes no byte."""
+        return max(1, int(1e6 / (self.algorithm.seconds_per_megapixel() * height * width)))
 
     def _directions(self) -> list[tuple[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]]:
         """The arrays to fill, each with the method that computes its rows."""

@@ -117,3 +117,22 @@ def test_demo_of_rendered_and_of_own_clips(tmp_path: Path, dataset: Path) -> Non
     refused = flowprep("demo", "-o", tmp_path / "mine")
     assert refused.returncode == 2
     assert (tmp_path / "mine/thesis.tex").exists()
+
+
+def test_damage_is_refused_named_and_can_be_repaired(tmp_path: Path) -> None:
+    source, out = tmp_path / "videos", tmp_path / "out.zarr"
+    write_demo_videos(source, clips_per_class=1, frames=4, height=32, width=48)
+    arguments = ("extract", source, out, "--method", "dis")
+    assert flowprep(*arguments).returncode == 0
+    victim = out / "flow_32x48/c/0/0/0/0"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-100])
+    checked, refused = flowprep("verify", out), flowprep(*arguments)
+    assert checked.returncode == refused.returncode == 65
+    record = ".flowprep/commits/0.00000.json"
+    assert record in checked.stdout
+    assert record in refused.stderr
+    (out / record).unlink()
+    assert flowprep(*arguments).returncode == 0
+    assert victim.read_bytes() == whole
+    assert flowprep("verify", out, "--full").returncode == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from flowprep.errors import ExitCode
+from flowprep.wording import plural
 
 MARKS = {True: "ok ", False: "BAD", None: "-  "}
 
@@ -23,6 +24,6 @@ def command(folder: str) -> None:
         troubles += good is False
         click.echo(f"{MARKS[good]}  {what:<22}{finding}")
     if troubles:
-        click.echo(f"{troubles} things need attention.")
+        click.echo(f"{plural(troubles, 'thing')} to mend.")
         sys.exit(ExitCode.REFUSED)
     click.echo("Everything works.")

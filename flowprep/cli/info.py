@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from flowprep.wording import plural, size
+
 
 @click.command("info")
 @click.argument("dataset", type=click.Path())
@@ -46,16 +48,17 @@ def _lines(info: Any) -> list[str]:
     if storage["range"] == "fixed":
         coding += f", {storage['rounding']}"
     verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in info.verdicts.items())
-    classes = f" in {info.labels:,} classes" if info.labels else ""
-    frames = f"{info.frames:,} RGB, {info.frames_bytes / 1e6:,.1f} MB" if info.frames else "none stored"
+    classes = f" in {info.labels:,} class" + ("es" if info.labels > 1 else "") if info.labels else ""
+    frames = f"{info.frames:,} RGB, {size(info.frames_bytes)}" if info.frames else "none stored"
     limit = f", at most {video['fps']} per second" if video["fps"] else ""
+    ratio = f"{info.ratio:.1f}x smaller than float32 ({size(info.float32_bytes)})" if info.fields else "-"
     lines = [
         f"dataset      {info.path}",
         f"videos       {info.videos:,}{classes}: {verdicts}",
-        f"flow         {info.fields:,} fields, {info.flow_bytes / 1e6:,.1f} MB",
-        f"ratio        {info.ratio:.1f}x smaller than float32 ({info.float32_bytes / 1e6:,.1f} MB)",
+        f"flow         {info.fields:,} fields, {size(info.flow_bytes)}",
+        f"ratio        {ratio}",
         f"frames       {frames}",
-        f"on disk      {info.bytes / 1e6:,.1f} MB",
+        f"on disk      {size(info.bytes)}",
         f"added error  {info.added_epe:.4f} px on average, {info.added_epe_max:.2f} px at worst: the end-point error",
         f"             that storing adds to the computed flow, measured on {info.sampled_fields:,} fields",
         f"method       {flow['method']} on {flow['backend']} ({settings['engine']}), {flow['direction']}",
@@ -63,9 +66,9 @@ def _lines(info: Any) -> list[str]:
         f"coding       JPEG, {coding}",
         f"frames used  stride {video['stride']}{limit}",
     ]
-    lines += [f"array        {name}: {rows:,} rows" for name, rows in info.arrays.items()]
     if info.unfinished_shards:
-        lines.append(f"unfinished   {info.unfinished_shards:,} shards: run the extract command again")
+        lines.insert(1, f"unfinished   {plural(info.unfinished_shards, 'shard')}: run the extract command again")
+    lines += [f"array        {name}: {rows:,} rows" for name, rows in info.arrays.items()]
     lines += [
         f"settings     {info.settings_fingerprint}",
         f"content      {info.content_fingerprint}",

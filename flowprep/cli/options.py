@@ -119,6 +119,6 @@ def _parameters(texts: tuple[str, ...], method: str) -> dict[str, str]:
         if not equals or not key or not value:
             raise UsageError(f"--set {text}: write METHOD.NAME=VALUE, for example --set tvl1.warps=5.")
         if prefix != method:
-            raise UsageError(f"--set {text}: the method is {method}; add --method {prefix}, or set {method}.{key}.")
+            raise UsageError(f"--set {text}: the method is {method}; add --method {prefix}.")
         parameters[key] = value
     return parameters

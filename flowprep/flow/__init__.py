@@ -26,9 +26,7 @@ BACKENDS: dict[str, dict[str, str]] = {
     "dis": {"opencv": "flowprep.flow.opencv:DIS"},
     "farneback": {"opencv": "flowprep.flow.opencv:Farneback"},
 }
-NEEDS = {
-    "brox": "Brox flow needs a backend 'cpu', 'cuda' or 'opencv-cuda', and this version of flowprep has none of them"
-}
+NEEDS = {"brox": "Brox flow is not in this version of flowprep: it needs a backend 'cpu', 'cuda' or 'opencv-cuda'"}
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,18 @@ from flowprep.run.window import Work, drive
 from flowprep.sandbox import Limits
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
-from flowprep.store.commits import committed_shards, is_finalised, read_commits, rows_in_force, tally
+from flowprep.store.commits import (
+    committed_shards,
+    damaged,
+    is_finalised,
+    read_commits,
+    repair_advice,
+    rows_in_force,
+    tally,
+)
 from flowprep.store.plans import planned_videos, read_plans, write_plan
 from flowprep.types import LedgerRow, ShardResult, Video
-from flowprep.wording import plural, size, some
+from flowprep.wording import duration, plural, size, some
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,8 @@ class Extraction:
         self._check(plans, source)
         self.store.sweep()
         shards_run = 0
+        if broken := damaged(self.store, read_commits(self.store)):
+            raise RefusedError(f"{self.output} is damaged: files are missing or cut short. {repair_advice(broken)}")
         if not plans:
             plans = [self._write(self._expect(source, list(source.videos), 0).plan)]
         for plan in plans:
@@ -129,7 +139,12 @@ class Extraction:
         return source
 
     def _refuse_foreign_output(self) -> None:
-        """A folder that holds something else must not get our files mixed in."""
+        """A folder that holds something else must not get our files mixed in; one that cannot be made is named now."""
+        parent = next(path for path in (self.output.absolute(), *self.output.absolute().parents) if path.exists())
+        if parent.is_dir() and not os.access(parent, os.W_OK | os.X_OK):
+            raise StoreError(f"{parent}: not writable, so {self.output} cannot be made there. Check its permissions.")
+        if not parent.is_dir() and parent != self.output.absolute():
+            raise UsageError(f"{parent} is a file, so {self.output} cannot be made below it: name another folder.")
         if self.output.exists() and not self.output.is_dir():
             raise UsageError(f"{self.output} is a file: name a new folder, for example {self.output}.zarr.")
         if self.output.is_dir() and any(self.output.iterdir()) and not self.store.path(layout.PLANS).is_dir():
@@ -210,6 +225,10 @@ class Extraction:
         except UnfinishedError:
             raise UnfinishedError("Stopped while planning; run the same command to start again.") from None
         expected = expect(self.settings, source.root, videos, probes, generation, used)
+        if videos:
+            workers = min(self.workers, len(expected.plan.shards))
+            about = duration(expected.seconds / workers)
+            self.say(f"About {plural(expected.fields, 'field')}, {about} on {plural(workers, 'worker')}.")
         if expected.bytes > (free := free_bytes(self.output)):
             self.say(f"Warning: about {size(expected.bytes)} will be written, {size(free)} are free there.")
         return expected

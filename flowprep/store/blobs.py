@@ -39,6 +39,14 @@ class LocalStore:
         with _store_errors(self.path(key)):
             return self.path(key).is_file()
 
+    def size(self, key: str) -> int:
+        """Bytes of ``key``; -1 if there is no such file."""
+        with _store_errors(self.path(key)):
+            try:
+                return self.path(key).stat().st_size
+            except FileNotFoundError:
+                return -1
+
     def get(self, key: str) -> bytes:
         """The bytes of ``key``. Raises StoreError if it cannot be read."""
         with _store_errors(self.path(key)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from flowprep.errors import RefusedError, StoreError, Verdict
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
 from flowprep.types import LedgerRow, StoredFile
+from flowprep.wording import some
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,20 @@ def rows_in_force(commits: list[Commit]) -> dict[str, LedgerRow]:
         for row in commit.rows:
             rows[row.id] = row
     return dict(sorted(rows.items()))
+
+
+def damaged(store: LocalStore, commits: list[Commit]) -> list[str]:
+    """Keys of the commit records with files that are missing or of another size: what a look at the disk tells."""
+    return [
+        layout.commit_key(commit.generation, commit.shard)
+        for commit in commits
+        if any(store.size(item.key) != item.bytes for item in commit.files)
+    ]
+
+
+def repair_advice(keys: Collection[str]) -> str:
+    """What to do about damaged commits."""
+    return f"Delete {some(sorted(keys))} and run the extract command again: those shards are made anew."
 
 
 def tally(rows: dict[str, LedgerRow]) -> dict[str, int]:

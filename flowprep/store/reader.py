@@ -54,6 +54,11 @@ class VideoRow:
         return str(self.row.verdict)
 
     @property
+    def reason(self) -> str:
+        """Why the status is not ok; "" if it is."""
+        return self.row.reason
+
+    @property
     def fields(self) -> int:
         """Number of flow fields (of each direction)."""
         return self.row.flow.length if self.row.flow else 0
@@ -107,7 +112,7 @@ class Dataset:
         self.store = LocalStore(self.path)
         if not self.store.exists(layout.plan_key(0)):
             what = "is not a flowprep dataset" if self.path.exists() else "does not exist"
-            raise UsageError(f"{self.path} {what}. Make one with: flowprep extract SOURCE {self.path}")
+            raise UsageError(f"{self.path} {what}. Make one with: flowprep extract SOURCE OUT.zarr")
         self.plans: list[Plan] = read_plans(self.store)
         self.commits: list[Commit] = read_commits(self.store)
         planned = planned_videos(self.plans)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from flowprep.errors import FlowprepError, Verdict
+from flowprep.store import layout
 from flowprep.store.commits import committed_shards
 from flowprep.store.finalise import metadata_faults
 from flowprep.store.plans import planned_videos
@@ -29,6 +30,7 @@ class Report:
     rows_read: int = 0
     faults: list[str] = field(default_factory=list)
     unfinished_shards: int = 0
+    damaged_commits: set[str] = field(default_factory=set)  # records whose files are not as they were committed
 
     @property
     def clean(self) -> bool:
@@ -92,6 +94,7 @@ def _checksums(dataset: Dataset, report: Report, step: Callable[[str], None]) ->
             report.files += 1
             report.bytes += item.bytes
             if fault := _checksum_fault(dataset.store.path(item.key), item):
+                report.damaged_commits.add(layout.commit_key(commit.generation, commit.shard))
                 yield fault
             if report.files % 500 == 0:
                 step(f"checked {report.files:,} files, {report.bytes / 1e9:.1f} GB")
