@@ -10,7 +10,7 @@ from flowprep import flow
 from flowprep.config import Settings
 from flowprep.plan import Estimate, Plan, estimate, make_plan
 from flowprep.store.commits import Commit
-from flowprep.store.layout import ArrayName
+from flowprep.store.layout import parse_block_key
 from flowprep.types import Probe, Video
 
 FLOW_RATIO = 60.0  # float32 bytes of a field to stored bytes
@@ -82,12 +82,9 @@ def expect(
 def used_blocks(commits: Sequence[Commit]) -> dict[str, int]:
     """First block behind everything committed, for each array whose rows a plan hands out."""
     used: dict[str, int] = {}
-    for item in (item for commit in commits for item in commit.files):
-        name, _, chunk = item.key.partition("/c/")
-        try:
-            array = ArrayName.parse(name)
-        except ValueError:  # a side array: its rows are those of its data array
-            continue
-        rows_of = str(array.turned("flow")) if array.is_flow else name
-        used[rows_of] = max(used.get(rows_of, 0), int(chunk.split("/")[0]) + 1)
+    for commit in commits:
+        for item in commit.files:
+            array, _, block = parse_block_key(item.key)
+            rows_of = str(array.turned("flow") if array.is_flow else array)  # both directions share their rows
+            used[rows_of] = max(used.get(rows_of, 0), block + 1)
     return used

@@ -115,12 +115,11 @@ class LocalStore:
         path = self.path(f"{LOCKS}/{name}")
         with _store_errors(path):
             _make_folder(path.parent)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            handle = _locked(path)
         try:
-            with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
+            path.unlink(missing_ok=True)
             os.close(handle)
 
     @contextmanager
@@ -141,6 +140,20 @@ class LocalStore:
         for folder in folders:
             if _is_dead(folder.name) or _is_stale(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(path: Path) -> int:
+    """Descriptor of the lock file ``path``, locked; its last holder removed it, so it may have to be made anew."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)
 
 
 def _is_dead(name: str) -> bool:

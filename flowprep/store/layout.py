@@ -11,7 +11,7 @@ OUT.zarr/
   videos/                            one column an array: id, label, split1..3, status, array, start, length, ...
   .flowprep/plan.0.json              who does what; .1, .2 ... for each retry or extension
   .flowprep/commits/0.00012.json     the truth: files with their sha256, and one ledger row for each video
-  .flowprep/tmp/                     work in progress; never read
+  .flowprep/tmp/ .flowprep/locks/    work in progress; never read
 """
 
 from __future__ import annotations
