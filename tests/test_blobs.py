@@ -390,22 +390,3 @@ def test_a_scratch_folder_goes_whatever_happens(store: LocalStore) -> None:
     with pytest.raises(KeyError):
         work()
     assert files(store) == []
-
-
-def test_only_one_at_a_time_is_in_an_exclusive_place(tmp_path: Path) -> None:
-    """Many threads, each with a lock of its own open file, count up without losing one."""
-    store, counter = LocalStore(tmp_path), tmp_path / "counter"
-    counter.write_text("0")
-
-    def count_up() -> None:
-        for _ in range(25):
-            with store.exclusive("here"):
-                counter.write_text(str(int(counter.read_text()) + 1))
-
-    threads = [threading.Thread(target=count_up) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert counter.read_text() == "150"
-    assert not list((tmp_path / ".flowprep/locks").iterdir())
