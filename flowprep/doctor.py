@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ from flowprep.config import METHODS
 from flowprep.errors import RefusedError
 from flowprep.versions import versions
 
-Finding = tuple[str, str, bool | None]  # what, what was found, whether that is good; None = not part of this version
+Finding = tuple[str, str, bool]  # what, what was found, whether that is good
 
 
 def diagnose(folder: Path) -> Iterator[Finding]:
@@ -27,6 +28,21 @@ def diagnose(folder: Path) -> Iterator[Finding]:
     yield from _video()
     yield from _methods()
     yield from _machine(folder)
+
+
+def warm(say: Callable[[str], None]) -> Iterator[Finding]:
+    """Have the kernels of every method compiled and kept, so that no process has to."""
+    from flowprep.flow.cpu.compiling import code_folder
+
+    folder = code_folder()
+    for method in METHODS:
+        if "cpu" in flow.BACKENDS[method]:
+            if isinstance(folder, str):
+                yield f"kernels {method}", f"cannot be kept: {folder}", False
+                continue
+            start = time.monotonic()
+            flow.get(method, "cpu").warm(say)
+            yield f"kernels {method}", f"ready in {time.monotonic() - start:.1f} s, kept in {folder}", True
 
 
 def _opencv() -> Iterator[Finding]:
@@ -59,8 +75,6 @@ def _video() -> Iterator[Finding]:
 
 def _methods() -> Iterator[Finding]:
     for method in METHODS:
-        if not flow.BACKENDS[method]:
-            yield f"flow {method}", flow.NEEDS[method], None
         for backend, reason in flow.backends(method).items():
             if reason:
                 yield f"flow {method}", f"{backend}: {reason}", False

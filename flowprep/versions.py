@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from flowprep import __version__
 
-PACKAGES = ("av", "dask", "distributed", "numpy", "opencv-contrib-python", "pillow", "zarr")
+PACKAGES = ("av", "dask", "distributed", "llvmlite", "numba", "numpy", "opencv-contrib-python", "pillow", "zarr")
 
 
 @cache

@@ -55,6 +55,8 @@ FOREIGN = {
     "dask": ("dask", ["run/dask.py"]),
     "distributed": ("distributed", ["run/dask.py"]),
     "google_crc32c": ("google-crc32c", ["store/"]),
+    "llvmlite": ("llvmlite", ["flow/cpu/"]),
+    "numba": ("numba", ["flow/cpu/"]),
     "numpy": ("numpy", [""]),
     "PIL": ("pillow", ["codecs.py", "show/"]),
     "psutil": ("psutil", ["doctor.py"]),

@@ -10,20 +10,23 @@ import click
 from flowprep.errors import ExitCode
 from flowprep.wording import plural
 
-MARKS = {True: "ok ", False: "BAD", None: "-  "}
+MARKS = {True: "ok ", False: "BAD"}
 
 
 @click.command("doctor")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False), default=".")
-def command(folder: str) -> None:
+@click.option("--warm", is_flag=True, help="Only compile the kernels of the CPU engine, once a machine, and keep them.")
+def command(folder: str, warm: bool) -> None:
     """Say what works on this machine, and why the rest does not. FOLDER is where datasets would be written."""
-    from flowprep.doctor import diagnose
+    from flowprep import doctor
 
     troubles = 0
-    for what, finding, good in diagnose(Path(folder)):
+    findings = doctor.warm(lambda text: click.echo(text, err=True)) if warm else doctor.diagnose(Path(folder))
+    for what, finding, good in findings:
         troubles += good is False
         click.echo(f"{MARKS[good]}  {what:<22}{finding}")
     if troubles:
         click.echo(f"{plural(troubles, 'thing')} to mend.")
         sys.exit(ExitCode.REFUSED)
-    click.echo("Everything works.")
+    if not warm:
+        click.echo("Everything works.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar
@@ -20,13 +21,14 @@ from flowprep.errors import RefusedError, UsageError, Verdict, VideoError, did_y
 
 # Backends of each method, the preferred one first: name -> "module:class".
 BACKENDS: dict[str, dict[str, str]] = {
-    "tvl1": {"opencv": "flowprep.flow.opencv:TVL1"},
-    "brox": {},
+    "tvl1": {"cpu": "flowprep.flow.cpu:TVL1", "opencv": "flowprep.flow.opencv:TVL1"},
+    "brox": {"cpu": "flowprep.flow.cpu:Brox"},
     "deepflow": {"opencv": "flowprep.flow.opencv:DeepFlow"},
     "dis": {"opencv": "flowprep.flow.opencv:DIS"},
     "farneback": {"opencv": "flowprep.flow.opencv:Farneback"},
 }
-NEEDS = {"brox": "Brox flow is not in this version of flowprep: it needs a backend 'cpu', 'cuda' or 'opencv-cuda'"}
+
+Greys = NDArray[np.uint8] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,18 @@ class FlowAlgorithm(ABC):
     def engine(cls) -> str:
         """The library that computes it, with its version."""
 
+    def warm(self, say: Callable[[str], None] | None = None) -> None:  # noqa: B027 - most have nothing to compile
+        """Do what is done once a machine; ``say`` hears of it when it takes time."""
+
     @abstractmethod
     def seconds_per_megapixel(self) -> float:
         """Roughly what one field costs on one core, for estimates of work."""
 
     @abstractmethod
-    def _flow(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def _flow(self, frames: Greys) -> NDArray[np.float32]:
         """Flow of checked frames (T, H, W), T >= 2, to (T-1, 2, H, W)."""
 
-    def flow(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def flow(self, frames: Greys) -> NDArray[np.float32]:
         """Forward flow of consecutive frames.
 
         Parameters
@@ -117,13 +122,30 @@ class FlowAlgorithm(ABC):
             return np.empty((0, 2, *frames.shape[1:]), np.float32)
         return self._flow(frames)
 
-    def backward(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def backward(self, frames: Greys) -> NDArray[np.float32]:
         """Backward flow, shaped as :meth:`flow` gives it; row i leads from frame i+1 to frame i."""
         return self.flow(frames[::-1])[::-1]
 
+    def both(self, frames: Greys) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What :meth:`flow` and :meth:`backward` give, with the work that they share done once."""
+        check_frames(frames)
+        if len(frames) == 1:
+            return self.flow(frames), self.flow(frames)
+        return self._both(frames)
 
-def check_frames(frames: NDArray[Any]) -> None:
+    def _both(self, frames: Greys) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._flow(frames), self._flow(frames[::-1])[::-1]
+
+
+def check_frames(frames: Any) -> None:
     """Raise what :meth:`FlowAlgorithm.flow` promises to raise."""
+    if isinstance(frames, list | tuple) and frames and all(isinstance(frame, np.ndarray) for frame in frames):
+        for t, frame in enumerate(frames):
+            if frame.shape != frames[0].shape:
+                raise ValueError(
+                    f"frame {t} is {frame.shape}, those before it are {frames[0].shape}: flow needs one size"
+                )
+        raise ValueError("frames must be one array (T, H, W), not a list of frames: np.stack() makes it")
     if not isinstance(frames, np.ndarray) or frames.ndim != 3 or not len(frames):
         raise ValueError(f"frames must be an array (T, H, W) with T >= 1, not {getattr(frames, 'shape', type(frames))}")
     if frames.dtype not in (np.uint8, np.float32):
@@ -132,9 +154,10 @@ def check_frames(frames: NDArray[Any]) -> None:
         size = f"{frames.shape[2]}x{frames.shape[1]}"
         raise VideoError(Verdict.TOO_SMALL, f"{size} pixels: flow needs at least {MIN_SIDE} a side")
     if frames.dtype == np.float32:
-        low, high = frames.min(), frames.max()
-        if not (low >= 0 and high <= 255):  # a NaN fails both comparisons
-            raise ValueError(f"float frames must lie in 0..255 without NaN, these span {low} to {high}")
+        for t, frame in enumerate(frames):
+            low, high = frame.min(), frame.max()
+            if not (low >= 0 and high <= 255):  # a NaN fails both comparisons
+                raise ValueError(f"frame {t}: floats must lie in 0..255 without NaN, these span {low} to {high}")
 
 
 def backends(method: str) -> dict[str, str]:
@@ -150,8 +173,6 @@ def find(method: str, backend: str | None = None) -> type[FlowAlgorithm]:
     if method not in BACKENDS:
         raise UsageError(f"{method}: no such flow method.{did_you_mean(method, list(METHODS))}")
     known = BACKENDS[method]
-    if not known:
-        raise RefusedError(f"{NEEDS[method]}. Methods that work here: {', '.join(m for m in METHODS if BACKENDS[m])}.")
     if backend:
         if backend not in known:
             raise UsageError(f"{method} has no backend {backend!r}.{did_you_mean(backend, list(known))}")

@@ -247,6 +247,9 @@ class Extraction:
             return 0
         from flowprep.run.dask import local_engine  # costs a second: not for a run with nothing to do
 
+        chosen = self.settings.flow
+        flow.get(chosen.method, chosen.backend, **chosen.parameters).warm(self.say)  # once, not in each process
+
         total = len(plan.shards)
         done = total - len(todo)
         if done:

@@ -1,0 +1,115 @@
+"""TV-L1 on the CPU: frames prepared once, then pair by pair from the coarsest level to the finest."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowprep.flow.cpu import tvl1_kernels as kernels
+from flowprep.flow.cpu.images import CENTRAL, border_repeated, filter_along, filter_down, image_length, join_4
+from flowprep.flow.cpu.llvm import LANES
+from flowprep.flow.cpu.median import scratch_length
+from flowprep.flow.cpu.pyramid import Pyramid
+from flowprep.flow.cpu.stripes import aligned, to_stripes
+from flowprep.flow.taps import bicubic, bilinear, bilinear_from_corner, smaller
+from flowprep.flow.tvl1 import TVL1Parameters
+
+CUBIC = {"opencv": -0.75, "opencv-cuda": -0.5, "ipol": -0.5}  # "a" of cubic convolution
+
+
+class Frame:
+    """A frame at every level: where pairs start from (I0 in stripes) and what they look into (I1 with its gradient)."""
+
+    def __init__(self, pyramid: Pyramid) -> None:
+        self.sources = [aligned(level.height * level.n * LANES) for level in pyramid.levels]
+        self.images = [aligned(image_length(level.height, level.width, 4)) for level in pyramid.levels]
+        self.low = self.high = 0.0  # grey levels
+
+
+class TVL1Solver:
+    """Workspace and schedule for frames of one size. One object a thread."""
+
+    def __init__(self, parameters: TVL1Parameters, height: int, width: int) -> None:
+        self.parameters = p = parameters
+        sampled = bilinear if p.preset == "opencv" else bilinear_from_corner
+        if p.preset == "ipol":
+            down, sampled = partial(smaller, scale=p.scale_step), bicubic
+        else:
+            down = partial(sampled, step=1 / p.scale_step)
+        self.pyramid = Pyramid(
+            p.level_sizes(height, width),
+            down,
+            lambda n_in, n_out: sampled(n_in, n_out, n_in / n_out),
+            1 / p.scale_step,
+            p.presmoothing,
+            even=False,
+        )
+        levels = self.pyramid.levels
+        self._rows = [kernels.row_length(level.n) for level in levels]
+        self._states = [
+            aligned(max(row * level.height for row, level in zip(self._rows, levels, strict=True))) for _ in range(2)
+        ]
+        top = levels[0]
+        self._gradient = [aligned(top.height * top.pitch) for _ in range(2)]
+        self._line = aligned(top.pitch + 2 * LANES)
+        self._median = aligned(scratch_length(top.n))
+        self._errors = np.zeros(kernels.STAIRS, np.float32)
+        self.iterations = 0.0  # pixel-iterations of the last pair
+
+    def frame(self) -> Frame:
+        return Frame(self.pyramid)
+
+    def prepare(self, grey: NDArray[np.uint8] | NDArray[np.float32], frame: Frame) -> None:
+        """Fill ``frame`` from grey levels (H, W)."""
+        repeat = self.parameters.preset == "opencv-cuda"
+        x, y = self._gradient
+
+        def use(k: int, plane: NDArray[np.float32]) -> None:
+            level = self.pyramid.levels[k]
+            size = (level.height, level.width, level.pitch)
+            to_stripes(plane, frame.sources[k], *size, level.n, LANES, level.n * LANES)
+            filter_along(plane, x, self._line, *size, CENTRAL, border_repeated(level.width))
+            filter_down(plane, y, *size, CENTRAL, border_repeated(level.height))
+            join_4(plane, x, y, frame.images[k], *size, repeat)
+
+        self.pyramid.planes(grey, use)
+        frame.low, frame.high = float(grey.min()), float(grey.max())
+
+    def solve(self, first: Frame, second: Frame, field: NDArray[np.float32]) -> None:
+        """Flow from ``first`` to ``second`` into ``field`` (2, H, W), px."""
+        p = self.parameters
+        tau, scale, limit = np.float32(p.tau), np.float32(p.tau / p.theta), p.lambda_ * p.theta
+        inside = p.preset == "ipol"
+        if inside and (span := max(first.high, second.high) - min(first.low, second.low)) > 0:
+            # Stretching grey levels by s is the same as weighing the data term with s: rho and its gradient grow alike.
+            limit *= 255 / span
+        self.iterations = 0.0
+        state, other = self._states
+        for k in range(len(self.pyramid.levels) - 1, -1, -1):
+            level, row = self.pyramid.levels[k], self._rows[k]
+            state[: level.height * row] = 0
+            if k + 1 < len(self.pyramid.levels):
+                for plane in (kernels.U1, kernels.U2):
+                    self.pyramid.carry(k, other[plane:], self._rows[k + 1], state[plane:], row, kernels.BLOCK)
+            size = (level.height, level.width, level.n, row)
+            stop = np.float32(p.epsilon**2 * level.pixels) * scale * scale
+            blocks = (p.inner_iterations, p.outer_iterations, p.median_filtering)
+            for _ in range(p.warps):
+                kernels.warp(
+                    state,
+                    first.sources[k],
+                    second.images[k],
+                    level.exists,
+                    *size,
+                    np.float32(limit),
+                    scale,
+                    np.float32(CUBIC[p.preset]),
+                    inside,
+                )
+                count = kernels.relax(state, level.has_right, *size, tau, stop, *blocks, self._median, self._errors)
+                self.iterations += count * level.pixels
+            state, other = other, state
+        for d, plane in enumerate((kernels.U1, kernels.U2)):
+            self.pyramid.finish(other[plane:], self._rows[0], kernels.BLOCK, p.theta / p.tau, field[d])
