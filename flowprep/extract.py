@@ -29,6 +29,7 @@ from flowprep.types import LedgerRow, Placement
 from flowprep.video import VideoReader
 
 SAMPLE_EVERY = 16  # fields: how often the error that storage adds is measured
+WRITE_BYTES = 2**20  # that go to the disk at once: a system call for each row would cost more than its checksum
 
 
 class RowFile:
@@ -39,7 +40,7 @@ class RowFile:
         self._payload = folder / f"{array}.payload"
         self._sides_path = folder / f"{array}.npz"
         try:
-            self._file = self._payload.open("wb")
+            self._file = self._payload.open("wb", buffering=WRITE_BYTES)
         except OSError as error:
             raise store_error(self._payload, error) from error
         self._lengths: list[int] = []
@@ -221,9 +222,7 @@ class Extractor:
             if file.rows % SAMPLE_EVERY == 0:
                 levels = codecs.decode_field(payload, height, width)
                 added.measure(original, dequantise(levels[None], scale[None], zero[None])[0])
-            flat = original.reshape(2, -1)
-            stats = np.stack([flat.mean(axis=1, dtype=np.float64), flat.min(axis=1), flat.max(axis=1)], axis=1)
-            file.append(payload, scale=scale, zero=zero, stats=stats.astype(np.float32))
+            file.append(payload, scale=scale, zero=zero, stats=quantised.stats[i])
 
     def _encode_frames(self, images: NDArray[np.uint8], folder: Path, files: dict[str, RowFile]) -> None:
         height, width = images.shape[1:3]

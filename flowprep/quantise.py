@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flowprep import opencv
 from flowprep.config import StorageConfig
 
 LARGEST_ZERO = 2.0**22  # (q - zero) stays exact in float32
@@ -33,11 +34,12 @@ NEGLIGIBLE = 1e-30  # px: a component below this everywhere is stored as zero; 1
 
 @dataclass(frozen=True)
 class Quantised:
-    """Fields as integers, with what inverts them."""
+    """Fields as integers, with what inverts them and what they were."""
 
     levels: NDArray[np.uint8]  # (N, 2, H, W)
     scale: NDArray[np.float32]  # (N, 2) px per level
     zero: NDArray[np.float32]  # (N, 2) level that stands for 0 px; may lie outside [0, 255]
+    stats: NDArray[np.float32]  # (N, 2, 3) mean, minimum, maximum of the original in px
 
 
 def quantise(flow: NDArray[np.float32], config: StorageConfig) -> Quantised:
@@ -45,10 +47,14 @@ def quantise(flow: NDArray[np.float32], config: StorageConfig) -> Quantised:
 
     Raises ValueError for flow that is not finite: no level stands for it.
     """
-    if not np.isfinite(flow).all():
+    stats = _statistics(flow)
+    if not np.isfinite(stats).all():  # whatever is not finite shows in the minimum or the maximum
         raise ValueError("the computed flow holds values that are not finite")
     kind = "field" if config.range == "field" else config.rounding
-    scale, zero = _field_range(flow) if kind == "field" else _fixed_range(len(flow), config.bound, kind)
+    if kind == "field":
+        scale, zero = _field_range(stats[:, :, 1], stats[:, :, 2])
+    else:
+        scale, zero = _fixed_range(len(flow), config.bound, kind)
     with np.errstate(over="ignore"):  # beyond float32 is beyond every bound: clipped below
         levels = flow * _inverse(scale)[:, :, None, None]
     if kind == "round":
@@ -57,8 +63,9 @@ def quantise(flow: NDArray[np.float32], config: StorageConfig) -> Quantised:
         np.floor(np.add(levels, np.float32(127.5), out=levels), out=levels)
     else:  # an integer zero is added after rounding, so that v and -v stay exact mirrors of each other
         np.add(np.rint(levels, out=levels), zero[:, :, None, None], out=levels)
-    np.clip(levels, 1 if kind == "exact" else 0, 255, out=levels)  # exact: the mirror of 255 is 1
-    return Quantised(levels.astype(np.uint8), scale, zero)
+    if kind != "field":  # whose levels lie in [0, 255] by its scale and zero
+        np.clip(levels, 1 if kind == "exact" else 0, 255, out=levels)  # exact: the mirror of 255 is 1
+    return Quantised(levels.astype(np.uint8), scale, zero, stats)
 
 
 def dequantise(levels: NDArray[np.uint8], scale: NDArray[np.float32], zero: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -69,9 +76,21 @@ def dequantise(levels: NDArray[np.uint8], scale: NDArray[np.float32], zero: NDAr
     return values
 
 
-def _field_range(flow: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scale and integer zero point of each component's own range. A constant field decodes to exactly itself."""
-    low, high = flow.min(axis=(2, 3)), flow.max(axis=(2, 3))
+def _statistics(flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean (summed in float64), minimum and maximum of each component: (N, 2, 3) px."""
+    cv2 = opencv.load()  # its sum takes a quarter of NumPy's time; its mean may be summed in float32
+    stats = np.empty((*flow.shape[:2], 3), np.float32)
+    for field, row in zip(flow, stats, strict=True):
+        row[:, 0] = [cv2.sumElems(plane)[0] / plane.size for plane in field]
+    flow.min(axis=(2, 3), out=stats[:, :, 1])
+    flow.max(axis=(2, 3), out=stats[:, :, 2])
+    return stats
+
+
+def _field_range(
+    low: NDArray[np.float32], high: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scale and integer zero point of each component's range. A constant field decodes to exactly itself."""
     largest = np.maximum(-low, high).astype(np.float64)
     spread = high.astype(np.float64) - low
     scale = np.where(spread > 0, np.maximum(spread / 254, largest / LARGEST_ZERO), np.abs(low))

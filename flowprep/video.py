@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from flowprep import opencv
@@ -87,6 +88,7 @@ class VideoReader:
             rate = stream.average_rate or stream.guessed_rate or Fraction(0)
             keep = _Selection(self.video, rate)
             blocks = _BlockBuilder(self.video, self.storage)
+            converter = VideoReformatter()  # one for all frames: it remembers its tables
             decoded = corrupt = 0
             end = 0.0  # s: of the packet, of any stream, that ends last
             for packet in self._packets(container):
@@ -100,7 +102,7 @@ class VideoReader:
                         raise VideoError(Verdict.TOO_LARGE, f"more than {self.video.max_frames} frames (--max-frames)")
                     _check_pixels(frame, self.video.max_pixels)
                     if keep(decoded - 1, _time(frame)):
-                        blocks.add(_upright(frame))
+                        blocks.add(_upright(frame, converter))
                     if blocks.full:
                         yield blocks.take()
             if blocks.pending:
@@ -319,10 +321,10 @@ def _orientation(frame: Any) -> tuple[bool, bool, bool]:
     return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
 
 
-def _upright(frame: Any) -> NDArray[np.uint8]:
+def _upright(frame: Any, converter: VideoReformatter) -> NDArray[np.uint8]:
     """``frame`` as (H, W, 3) uint8 RGB, turned as its display matrix says."""
     try:
-        image = frame.reformat(format="rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
+        image = converter.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
     except (av.FFmpegError, ValueError) as error:
         reason = f"its pixel format {frame.format.name} does not convert to RGB: {_sentence(error)}"
         raise VideoError(Verdict.UNDECODABLE, reason) from None

@@ -22,7 +22,7 @@ from flowprep.quantise import dequantise, quantise
 from flowprep.video import VideoReader, probe
 
 HEIGHT, WIDTH = 64, 96
-DQT, DHT = 0xDB, 0xC4  # markers of quantisation and Huffman tables
+DQT, DHT, SOF = 0xDB, 0xC4, 0xC0  # markers of quantisation tables, Huffman tables, the frame header
 
 
 def noise(seed: int, height: int = HEIGHT, width: int = WIDTH, blur: int = 0) -> NDArray[np.uint8]:
@@ -123,6 +123,17 @@ def test_huffman_tables_are_made_for_the_image() -> None:
         content for marker, content in segments(standard) if marker == DHT
     )
     assert (codecs.decode_field(ours, HEIGHT, WIDTH) == codecs.decode_field(standard, HEIGHT, WIDTH)).all()
+
+
+@pytest.mark.parametrize("quality", [1, 30, 50, 75, 90, 100])
+def test_frames_have_libjpegs_tables_and_half_the_colours(quality: int) -> None:
+    image = np.moveaxis(np.concatenate([noise(0, blur=3)] * 2)[:3], 0, -1)
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
+    ours = list(segments(codecs.encode_rgb(image, quality)))
+    assert [item for item in ours if item[0] in (DQT, SOF)] == [
+        item for item in segments(stream.getvalue()) if item[0] in (DQT, SOF)
+    ]
 
 
 # --- the choice of the table ---
@@ -235,6 +246,19 @@ def test_what_jpeg_cannot_hold_is_too_large(height: int, width: int) -> None:
     with pytest.raises(VideoError, match=f"{width}x{2 * height} pixels") as error:
         codecs.encode_field(np.zeros((2, height, width), np.uint8), 1)
     assert error.value.verdict is Verdict.TOO_LARGE
+
+
+@pytest.mark.parametrize(("height", "width"), [(65_501, 1), (1, 65_501)])
+def test_frames_that_jpeg_cannot_hold_are_too_large(height: int, width: int) -> None:
+    with pytest.raises(VideoError, match=f"{width}x{height} pixels") as error:
+        codecs.encode_rgb(np.zeros((height, width, 3), np.uint8), 90)
+    assert error.value.verdict is Verdict.TOO_LARGE
+
+
+def test_a_frame_that_is_not_encoded_is_not_stored_as_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opencv.load(), "imencode", lambda *_: (False, np.empty(0, np.uint8)))
+    with pytest.raises(MemoryError):
+        codecs.encode_rgb(np.zeros((16, 16, 3), np.uint8), 90)
 
 
 # --- what real flow comes down to ---

@@ -128,6 +128,34 @@ def test_own_ranges_of_fields_are_their_own() -> None:
         assert (together.scale[i] == alone.scale[0]).all() and (together.zero[i] == alone.zero[0]).all()
 
 
+@given(any_flow)
+@settings(deadline=None)
+def test_stats_are_of_the_original(flow: NDArray[np.float32]) -> None:
+    for config in (FIELD, fixed("exact")):
+        stats = quantise(flow, config).stats
+        assert stats.dtype == np.float32 and stats.shape == (*flow.shape[:2], 3)
+        assert (stats[..., 1] == flow.min(axis=(2, 3))).all() and (stats[..., 2] == flow.max(axis=(2, 3))).all()
+        off = np.abs(stats[..., 0] - flow.mean(axis=(2, 3), dtype=np.float64))
+        rounding = np.abs(stats[..., 0]) * 2.0**-24 + 2.0**-149  # to float32, and where that is denormal
+        assert (off <= 1.001 * rounding + np.abs(flow).max(axis=(2, 3)) * 1e-12).all()
+
+
+def test_the_mean_of_many_values_far_from_zero_is_exact() -> None:
+    """Summed in float32 it would be off in the fourth digit."""
+    flow = np.full((1, 2, 1024, 1024), 1000.0625, np.float32)
+    flow[0, 1, ::2] = -999.9375
+    assert quantise(flow, FIELD).stats[0, :, 0].tolist() == [1000.0625, 0.0625]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@given(seed=st.integers(0, 2**32 - 1), offset=st.floats(2.0**12, 2.0**16))
+@settings(deadline=None, max_examples=40)
+def test_own_range_does_not_wrap_where_the_zero_is_far_away(sign: int, seed: int, offset: float) -> None:
+    """Up to 2**22 levels from zero, float32 holds quarters of a level: rounding may not carry one beyond 0 or 255."""
+    noise = np.random.default_rng(seed).random(SHAPE) * np.random.default_rng(seed).choice([0.25, 0.5, 1.0, 2.0])
+    check_own_range((sign * (offset + noise)).astype(np.float32))
+
+
 def test_no_fields_are_no_error() -> None:
     empty = quantise(np.empty((0, 2, 4, 4), np.float32), FIELD)
     assert restored(empty).shape == (0, 2, 4, 4)

@@ -284,6 +284,19 @@ def test_a_stream_that_changes_its_size_goes_on_at_the_first(tmp_path, suffix):
     assert limited.verdict is Verdict.TOO_LARGE and "112x96" in limited.reason
 
 
+@pytest.mark.parametrize("formats", [("yuv420p", "yuv444p"), ("yuv444p", "yuv422p"), ("yuv422p", "yuv420p10le")])
+def test_a_stream_that_changes_its_pixel_format_keeps_its_colours(tmp_path, formats):
+    parts = [
+        write_clip(tmp_path / f"{i}.h264", textured(6), pixel_format=pixel_format, options=QUICK)
+        for i, pixel_format in enumerate(formats)
+    ]
+    path = tmp_path / "both.h264"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    found = Reading(path)
+    assert found.verdict is Verdict.OK, found
+    assert np.array_equal(found.grey, np.concatenate([Reading(part).grey for part in parts]))
+
+
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mkv"])
 def test_metadata_that_is_not_utf8(tmp_path, name):
     path = tmp_path / name
