@@ -186,10 +186,10 @@ class Extractor:
             pairs = self._pairs_at_once(*grey.shape[1:])
             for start in range(0, len(grey) - 1, pairs):
                 part = grey[start : start + pairs + 1]
-                for kind, compute in self._directions():
-                    with stages.time("flow"):
-                        fields = compute(part)
-                    with stages.time("encode"):
+                with stages.time("flow"):
+                    computed = self._flow(part)
+                with stages.time("encode"):
+                    for kind, fields in computed.items():
                         self._encode_fields(fields, kind, folder, files, added)
                 progress(len(part) - 1)
             if block.rgb is not None:
@@ -201,11 +201,15 @@ class Extractor:
         """Frame pairs that take about a second: a slow method must show signs of life. It changes no byte."""
         return max(1, int(1e6 / (self.algorithm.seconds_per_megapixel() * height * width)))
 
-    def _directions(self) -> list[tuple[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]]:
-        """The arrays to fill, each with the method that computes its rows."""
-        forward: tuple[str, Any] = ("flow", self.algorithm.flow)
-        backward: tuple[str, Any] = ("flow_backward", self.algorithm.backward)
-        return {"forward": [forward], "backward": [backward], "both": [forward, backward]}[self.settings.flow.direction]
+    def _flow(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Fields of consecutive frames, by the kind of array they go to."""
+        direction = self.settings.flow.direction
+        if direction == "both":
+            forward, backward = self.algorithm.both(frames)
+            return {"flow": forward, "flow_backward": backward}
+        if direction == "backward":
+            return {"flow_backward": self.algorithm.backward(frames)}
+        return {"flow": self.algorithm.flow(frames)}
 
     def _encode_fields(
         self, fields: NDArray[np.float32], kind: str, folder: Path, files: dict[str, RowFile], added: _AddedError

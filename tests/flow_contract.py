@@ -111,6 +111,13 @@ class FlowContract:
         algorithm = self.algorithm()
         assert np.array_equal(algorithm.backward(frames), algorithm.flow(frames[::-1])[::-1])
 
+    def test_both_directions_at_once_are_each_of_them(self, frames):
+        algorithm = self.algorithm()
+        forward, backward = algorithm.both(frames)
+        assert np.array_equal(forward, algorithm.flow(frames))
+        assert np.array_equal(backward, algorithm.backward(frames))
+        assert [len(fields) for fields in algorithm.both(frames[:1])] == [0, 0]
+
     def test_row_i_of_backward_leads_from_frame_i_plus_1_to_frame_i(self):
         """In a clip whose second step goes the other way, and further."""
         first, second = (grey(clip(Motion("shift", velocity=shift)))[1] for shift in ((1, 0), (-2, 0)))
@@ -168,10 +175,12 @@ class FlowContract:
             (np.full((2, 64, 80), np.inf, np.float32), "inf"),
             (np.full((2, 64, 80), -0.5, np.float32), "-0.5"),
             (np.full((2, 64, 80), 255.5, np.float32), "255.5"),
+            ([np.zeros((64, 80), np.uint8)] * 2, "list of frames"),
+            ([np.zeros((64, 80), np.uint8), np.zeros((64, 82), np.uint8)], "frame 1 is"),
         ],
     )
     def test_what_is_no_clip_is_refused(self, bad, message):
-        for function in (self.algorithm().flow, self.algorithm().backward):
+        for function in (self.algorithm().flow, self.algorithm().both, self.algorithm().backward):
             if isinstance(bad, list) and function.__name__ == "backward":
                 continue
             with pytest.raises(ValueError, match=message):
@@ -180,7 +189,7 @@ class FlowContract:
     def test_one_bad_value_is_enough(self, frames):
         spoilt = frames.astype(np.float32)
         spoilt[1, 30, 30] = np.nan
-        with pytest.raises(ValueError, match="nan"):
+        with pytest.raises(ValueError, match=r"frame 1: .*nan"):
             self.algorithm().flow(spoilt)
 
     # What it does not depend on

@@ -124,6 +124,7 @@ class FlowAlgorithm(ABC):
 
     def backward(self, frames: Greys) -> NDArray[np.float32]:
         """Backward flow, shaped as :meth:`flow` gives it; row i leads from frame i+1 to frame i."""
+        check_frames(frames)
         return self.flow(frames[::-1])[::-1]
 
     def both(self, frames: Greys) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

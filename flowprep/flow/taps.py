@@ -121,15 +121,18 @@ def supersampled(n_in: int, n_out: int, step: float) -> Taps:
 
 
 def gaussian(n: int, sigma: float) -> Taps:
-    """Smoothing with a Gaussian of standard deviation ``sigma`` samples, the row mirrored at its ends."""
-    radius = int(GAUSSIAN_RADIUS * sigma) + 1
-    offsets = np.arange(-radius + 1, radius)
+    """Smoothing with a Gaussian of standard deviation ``sigma`` samples.
+
+    The row is mirrored at its ends as the authors of the IPOL programs do it: about the first sample at the near end
+    (-1 is 1), behind the last at the far end (n is n - 1).
+    """
+    radius = int(GAUSSIAN_RADIUS * sigma)
+    offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-(offsets**2) / (2 * sigma**2))
     weights /= weights.sum()
-    index = np.arange(n)[:, None] + offsets
-    period = 2 * n
-    index = np.mod(index, period)
-    index = np.where(index < n, index, period - 1 - index)
+    period = 2 * n - 1
+    index = np.mod(np.arange(n)[:, None] + offsets, period)
+    index = np.where(index < n, index, period - index)
     return _banded(index, np.broadcast_to(weights, index.shape), n)
 
 

@@ -62,7 +62,8 @@ FIRST_TERM = 2 * LANES
 EPSILON_SQUARED = np.float32(1e-6)  # of Psi(s^2) = sqrt(s^2 + eps^2)
 TINY = np.float32(1e-20)  # keeps a division by zero out of slots that hold no pixel
 STAIRS = 16  # sweeps in one staircase, at most
-CACHE = 100000  # bytes of state that a staircase may span
+CHECKED = 4  # the same where each sweep may be the last: those behind it in the staircase are run in vain
+CACHE = 40_000  # bytes of state that a staircase may span
 
 
 def state_row(n: int) -> int:
@@ -357,7 +358,7 @@ def solve(state, height, n, row, sweeps, omega, limit, changes):
     SY is zero in row 0 and in the row below the frame: what is read across these borders counts nothing.
     """
     keep = np.float32(1) - omega
-    stairs = max(2, min(len(changes), CACHE // (4 * row) // 2))
+    stairs = max(2, min(CHECKED if limit > 0 else len(changes), CACHE // (4 * row) // 2))
     done = 0
     while done < sweeps:
         count = min(stairs, sweeps - done)

@@ -182,14 +182,13 @@ def iterate(state, has_right, height, n, row, tau, count, errors):
 def stairs_ahead(before, now, done, limit):
     """How many iterations to start at once, so that they end before the one that will stop.
 
-    ``done`` iterations took the error from ``before`` to ``now``. It falls steeply at first, later slowly and by fits
-    and starts; twice as much as either rule says would often be too many, and an iteration too many shows in the
-    result.
+    ``done`` iterations took the error from ``before`` to ``now``. It falls steeply at first, later slowly and by fits and
+    starts: the factors are low enough that hardly ever an iteration too many is run, which would show in the result.
     """
     above = math.log(now / limit)
     ahead = int(2.2 * above)
     if now < before < np.inf:
-        ahead = max(ahead, int(0.6 * above / math.log(before / now) * done))
+        ahead = max(ahead, min(int(4.0 * above), int(0.6 * above / math.log(before / now) * done)))
     return max(1, min(STAIRS, ahead))
 
 

@@ -1,0 +1,63 @@
+"""The benchmarks run and say something about everything that they promise to; how quick things are is not tested."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flowprep.flow.files import write_flo
+from flowprep.opencv import load
+from flowprep.synthetic import Motion, render
+from flowprep.video import write_video
+
+ROOT = Path(__file__).parents[1]
+OURS = {
+    *("tvl1 opencv", "tvl1 opencv-cuda", "tvl1 ipol"),
+    *("brox opencv-cuda", "brox opencv-default", "brox ipol"),
+}
+
+
+def numbers(tree: Any, where: str) -> Iterator[tuple[str, float]]:
+    """(path, number) of every number in a tree of JSON."""
+    if isinstance(tree, dict):
+        for name, item in tree.items():
+            yield from numbers(item, f"{where}.{name}")
+    elif not isinstance(tree, str):
+        yield where, tree
+
+
+def test_flow_cpu(tmp_path: Path) -> None:
+    clip = render(Motion("right", velocity=(1.5, -0.5)), seed=3, frames=4, height=64, width=80)
+    videos, sequence = tmp_path / "videos", tmp_path / "truth" / "Texture"
+    videos.mkdir()
+    write_video(videos / "clip.mp4", clip.frames)
+    (videos / "notes.txt").write_text("not a video")
+    sequence.mkdir(parents=True)
+    for name, frame in zip(("frame10.png", "frame11.png"), clip.frames[:2], strict=True):
+        load().imwrite(str(sequence / name), frame[:, :, ::-1])
+    write_flo(sequence / "flow10.flo", clip.flow[0])
+
+    figures = tmp_path / "figures.json"
+    short = ["--pairs", "1", "--rounds", "1", "--seconds", "0.2", "--middlebury", sequence.parent, "--json", figures]
+    command = [sys.executable, "-m", "benchmarks.flow_cpu", videos, *short]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
+
+    result = json.loads(figures.read_text())
+    (pair,) = result.pop("pairs")
+    assert (pair["video"], pair["height"], pair["width"]) == ("clip.mp4", 64, 80)
+    assert set(result["speed"]) == set(result["accuracy"]) == {"cv2 tvl1", *OURS}
+    assert set(result["floor"]) == OURS - {"brox ipol"}
+    for section in ("processor", "speed", "difference", "floor", "accuracy", "scaling"):
+        found = [(path, number) for path, number in numbers(result[section], section) if not path.endswith(".load")]
+        assert found
+        assert not [item for item in found if not (math.isfinite(item[1]) and item[1] > 0)]
+    for row in result["accuracy"].values():
+        assert row["Texture"]["epe"] < 0.5  # px, of 1.6: what was timed does find the motion
+    for way in ("cv2 tvl1", *OURS):
+        assert f"| {way} |" in done.stdout
