@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiled kernels are kept with the tests' own files, not in the user's cache folder."""
+    if config.cache is not None:
+        os.environ.setdefault("FLOWPREP_CACHE", str(config.cache.mkdir("kernels")))
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real videos, ground truth and golden files; tests that need it skip without it."""

@@ -48,6 +48,7 @@ def inline(function: Callable[..., Any]) -> Any:
 
 def ensure_compiled(name: str, run: Callable[[], None], say: Callable[[str], None] | None = None) -> None:
     """Have the kernels that ``run`` calls loaded, or compiled and kept: of several processes one does it, others wait.
+    Where they cannot be kept, they are compiled when they are called.
 
     ``say`` hears of it when it takes time, and when code cannot be kept (without it, that is a warning).
     """
@@ -57,7 +58,6 @@ def ensure_compiled(name: str, run: Callable[[], None], say: Callable[[str], Non
             f"Compiled kernels cannot be kept ({folder}): every process compiles them, which takes about 10 seconds. "
             "FLOWPREP_CACHE names another folder for them."
         )
-        run()
         return
     marker = folder / f"{name}.compiled"
     with (folder / "lock").open("w") as lock:
