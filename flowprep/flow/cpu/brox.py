@@ -56,7 +56,7 @@ class BroxSolver:
         self._terms = 2 if self.ipol else 1
         self._rows = [kernels.state_row(level.n) for level in levels]
         lengths = [kernels.state_length(level.height, row) for row, level in zip(self._rows, levels, strict=True)]
-        self._states = [aligned(max(lengths)) for _ in range(2)]
+        self._states = [aligned(max(lengths[i::2], default=0)) for i in range(2)]  # of even and of odd levels
         top = levels[0]
         self._data = aligned(max(level.height * level.n for level in levels) * kernels.data_block(self._terms))
         self._psi = aligned(max(level.n for level in levels) * LANES)
@@ -101,15 +101,15 @@ class BroxSolver:
         if self.ipol:
             span = max(first.high, second.high) - min(first.low, second.low)
             stretch = 255 / span if span > 0 else 1.0
-        state, other = self._states
         for k in range(len(self.pyramid.levels) - 1, -1, -1):
             level, row = self.pyramid.levels[k], self._rows[k]
+            state, coarser = self._states[k % 2], self._states[(k + 1) % 2]
             state[: kernels.state_length(level.height, row)] = 0
             if k + 1 < len(self.pyramid.levels):
                 for plane in (kernels.A, kernels.B):
                     coarse_row = self._rows[k + 1]
                     begin = kernels.BLOCK + plane  # behind the halo
-                    self.pyramid.carry(k, other[begin:], coarse_row, state[begin:], row, kernels.BLOCK)
+                    self.pyramid.carry(k, coarser[begin:], coarse_row, state[begin:], row, kernels.BLOCK)
             size = (level.height, level.width, level.n, row)
             limit = np.float32(p.tolerance**2 * level.pixels)
             for _ in range(p.warps):
@@ -133,6 +133,5 @@ class BroxSolver:
                         state, self._data, self._psi, *masks, *size, self._terms, diffusing, *weights, omega
                     )
                     kernels.solve(state, level.height, level.n, row, p.solver_iterations, omega, limit, self._changes)
-            state, other = other, state
         for d, plane in enumerate((kernels.A, kernels.B)):
-            self.pyramid.finish(other[kernels.BLOCK + plane :], self._rows[0], kernels.BLOCK, 1.0, field[d])
+            self.pyramid.finish(self._states[0][kernels.BLOCK + plane :], self._rows[0], kernels.BLOCK, 1.0, field[d])

@@ -63,7 +63,7 @@ EPSILON_SQUARED = np.float32(1e-6)  # of Psi(s^2) = sqrt(s^2 + eps^2)
 TINY = np.float32(1e-20)  # keeps a division by zero out of slots that hold no pixel
 STAIRS = 16  # sweeps in one staircase, at most
 CHECKED = 4  # the same where each sweep may be the last: those behind it in the staircase are run in vain
-CACHE = 40_000  # bytes of state that a staircase may span
+CACHE = 400_000  # bytes of state that a staircase may span
 
 
 def state_row(n: int) -> int:

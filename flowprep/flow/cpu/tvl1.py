@@ -48,9 +48,8 @@ class TVL1Solver:
         )
         levels = self.pyramid.levels
         self._rows = [kernels.row_length(level.n) for level in levels]
-        self._states = [
-            aligned(max(row * level.height for row, level in zip(self._rows, levels, strict=True))) for _ in range(2)
-        ]
+        lengths = [row * level.height for row, level in zip(self._rows, levels, strict=True)]
+        self._states = [aligned(max(lengths[i::2], default=0)) for i in range(2)]  # of even and of odd levels
         top = levels[0]
         self._gradient = [aligned(top.height * top.pitch) for _ in range(2)]
         self._line = aligned(top.pitch + 2 * LANES)
@@ -86,13 +85,13 @@ class TVL1Solver:
             # Stretching grey levels by s is the same as weighing the data term with s: rho and its gradient grow alike.
             limit *= 255 / span
         self.iterations = 0.0
-        state, other = self._states
         for k in range(len(self.pyramid.levels) - 1, -1, -1):
             level, row = self.pyramid.levels[k], self._rows[k]
+            state, coarser = self._states[k % 2], self._states[(k + 1) % 2]
             state[: level.height * row] = 0
             if k + 1 < len(self.pyramid.levels):
                 for plane in (kernels.U1, kernels.U2):
-                    self.pyramid.carry(k, other[plane:], self._rows[k + 1], state[plane:], row, kernels.BLOCK)
+                    self.pyramid.carry(k, coarser[plane:], self._rows[k + 1], state[plane:], row, kernels.BLOCK)
             size = (level.height, level.width, level.n, row)
             stop = np.float32(p.epsilon**2 * level.pixels) * scale * scale
             blocks = (p.inner_iterations, p.outer_iterations, p.median_filtering)
@@ -110,6 +109,5 @@ class TVL1Solver:
                 )
                 count = kernels.relax(state, level.has_right, *size, tau, stop, *blocks, self._median, self._errors)
                 self.iterations += count * level.pixels
-            state, other = other, state
         for d, plane in enumerate((kernels.U1, kernels.U2)):
-            self.pyramid.finish(other[plane:], self._rows[0], kernels.BLOCK, p.theta / p.tau, field[d])
+            self.pyramid.finish(self._states[0][plane:], self._rows[0], kernels.BLOCK, p.theta / p.tau, field[d])

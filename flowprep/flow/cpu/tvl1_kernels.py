@@ -182,9 +182,12 @@ def iterate(state, has_right, height, n, row, tau, count, errors):
 def stairs_ahead(before, now, done, limit):
     """How many iterations to start at once, so that they end before the one that will stop.
 
-    ``done`` iterations took the error from ``before`` to ``now``. It falls steeply at first, later slowly and by fits and
-    starts: the factors are low enough that hardly ever an iteration too many is run, which would show in the result.
+    ``done`` iterations took the error from ``before`` to ``now``. It falls steeply at first, later slowly and by fits
+    and starts: the factors are low enough that hardly ever an iteration too many is run, which would show in the
+    result.
     """
+    if limit <= 0:
+        return STAIRS
     above = math.log(now / limit)
     ahead = int(2.2 * above)
     if now < before < np.inf:
