@@ -20,6 +20,8 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ import numpy as np
 import pytest
 import yaml
 import zarr
+from numpy.typing import NDArray
 
 from flowprep import flow, opencv
 from flowprep.cli import COMMANDS
@@ -35,10 +38,11 @@ from flowprep.cli import flowprep as group
 from flowprep.cli.options import POSITIONAL, registry
 from flowprep.config import METHODS, RANGES, ROUNDINGS, ExtractConfig, build
 from flowprep.errors import ExitCode, Verdict
+from flowprep.flow import brox, tvl1
 from flowprep.flow.files import read_flo
 from flowprep.flow.metrics import mean_epe
 from flowprep.flow.opencv import DIS_PRESETS
-from flowprep.synthetic import write_demo_videos
+from flowprep.synthetic import Motion, render, write_demo_videos
 from flowprep.types import LedgerRow
 from tests.command import COMMAND
 from tests.command import flowprep as run_flowprep
@@ -68,6 +72,14 @@ def section(page: str, heading: str) -> str:
     assert begin, f"docs/{page} has no heading {heading!r}"
     end = re.compile(rf"^#{{1,{len(begin[1])}}} ", re.M).search(text, begin.end())
     return text[begin.end() : end.start() if end else len(text)]
+
+
+def parameter_table(method: str, backend: str) -> Table | None:
+    """None for a method without parameters. One that several backends have says which in the headings."""
+    heading = f"`{method}` on `{backend}`" if len(flow.BACKENDS[method]) > 1 else f"`{method}`"
+    found = [table for table in tables(section("methods.md", heading)) if table.header[0] == "parameter"]
+    assert len(found) <= 1, f"which of these is for {method} on {backend}?"
+    return found[0] if found else None
 
 
 def tables(text: str) -> list[Table]:
@@ -147,12 +159,30 @@ def test_every_method_with_its_backends() -> None:
     assert {code(row[0])[0]: code(row[1]) for row in table.rows} == {m: list(flow.BACKENDS[m]) for m in METHODS}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_parameter_with_its_default(method: str) -> None:
-    found = [table for table in tables(section("methods.md", f"`{method}`")) if table.header[0] == "parameter"]
-    documented = {code(row[0])[0]: yaml.safe_load(code(row[1])[0]) for table in found for row in table.rows}
-    known = [flow.find(method, backend).parameters_type() for backend in flow.BACKENDS[method]]
-    assert documented == {name: value for parameters in known for name, value in parameters.to_json().items()}
+@pytest.mark.parametrize(("method", "backend"), [(m, b) for m in METHODS for b in flow.BACKENDS[m]])
+def test_every_parameter_with_its_default(method: str, backend: str) -> None:
+    table = parameter_table(method, backend)
+    documented = {code(row[0])[0]: yaml.safe_load(code(row[1])[0]) for row in table.rows} if table else {}
+    assert documented == flow.find(method, backend).parameters_type().to_json()
+
+
+PRESETS = {("tvl1", "cpu"): tvl1.PRESETS, ("brox", "cpu"): brox.PRESETS}
+
+
+@pytest.mark.parametrize(("method", "backend"), PRESETS)
+def test_what_the_presets_set(method: str, backend: str) -> None:
+    table = parameter_table(method, backend)
+    assert table
+    first, *rows = table.rows
+    presets = PRESETS[method, backend]
+    assert code(first[0]) == ["preset"] and code(first[-1]) == list(presets)
+    documented = {
+        code(heading)[0]: {code(row[0])[0]: float(row[column]) for row in rows}
+        for column, heading in enumerate(table.header[2:-1], start=2)
+    }
+    assert documented == {
+        preset: {name.rstrip("_"): value for name, value in values.items()} for preset, values in presets.items()
+    }
 
 
 def test_presets_of_dis() -> None:
@@ -193,10 +223,10 @@ def test_every_convention() -> None:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """videos/CLASS/CLASS_00.*, flow.zarr made of them with DIS, data/ucf101/ with lists of them, and pipelines/."""
+    """videos/CLASS/CLASS_00.*, flow.zarr made of them, data/ucf101/ with lists of them, and pipelines/."""
     folder = tmp_path_factory.mktemp("prepared")
     videos = write_demo_videos(folder / "videos", clips_per_class=1, frames=8, height=32, width=48)
-    done = run_flowprep("extract", "videos", "flow.zarr", "--method", "dis", cwd=folder)
+    done = run_flowprep("extract", "videos", "flow.zarr", cwd=folder)
     assert done.returncode == 0, done.stderr
     shutil.copytree(folder / "videos", folder / "data/ucf101/videos")
     lists = folder / "data/ucf101/ucfTrainTestlist"
@@ -325,7 +355,7 @@ def test_no_paths_of_somebodys_machine(page: Path) -> None:
 
 # --- the numbers ---
 
-SLOW = {"`tvl1`", "`deepflow`"}  # seconds for each sequence: one of them is enough for every day
+SLOW = {"`tvl1`, `backend=opencv`", "`deepflow`"}  # seconds for each sequence: one of them is enough for every day
 ACCURACY = tables(section("methods.md", "Accuracy"))[0]
 CASES = [
     pytest.param(
@@ -337,13 +367,52 @@ CASES = [
 ]  # fmt: skip
 
 
+def algorithm(chosen: list[str]) -> flow.FlowAlgorithm:
+    """Of a row `method`, `backend=NAME`, `parameter=value`."""
+    method, *settings = chosen
+    return flow.get(method, **dict(setting.split("=") for setting in settings))
+
+
 @pytest.mark.parametrize(("chosen", "sequence", "epe"), CASES)
 def test_accuracy(data: Path, chosen: list[str], sequence: str, epe: float) -> None:
-    method, *settings = chosen
-    parameters = dict(setting.split("=") for setting in settings)
     cv2 = opencv.load()
     folder = data / "middlebury" / sequence
     images = [cv2.imread(str(folder / f"frame{number}.png")) for number in (10, 11)]
     frames = np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images])
-    field = flow.get(method, **parameters).flow(frames)[0]
+    field = algorithm(chosen).flow(frames)[0]
     assert mean_epe(field, read_flo(folder / "flow10.flo")) == pytest.approx(epe, abs=0.01)
+
+
+def test_the_accuracy_of_every_backend_and_preset_is_there() -> None:
+    shown = []
+    for row in ACCURACY.rows:
+        chosen = algorithm(code(row[0]))
+        shown.append((chosen.method, chosen.backend, chosen.parameters.to_json()))
+    presets: dict[tuple[str, str], Iterable[str]] = {**PRESETS, ("dis", "opencv"): DIS_PRESETS}
+    for method in METHODS:
+        for backend in flow.BACKENDS[method]:
+            for settings in [{"preset": preset} for preset in presets.get((method, backend), ())] or [{}]:
+                expected = flow.get(method, backend, **settings).parameters.to_json()
+                assert (method, backend, expected) in shown, f"{method} on {backend}, {settings}"
+
+
+LARGE_MOTION = tables(section("methods.md", "Large motion"))[0]
+
+
+@cache
+def shifted(shift: int) -> list[NDArray[np.uint8]]:
+    """Pairs (2, 240, 320) of five textures that move to the right by ``shift`` px."""
+    motion = Motion("right", velocity=(float(shift), 0.0))
+    return [render(motion, seed=seed, frames=2, height=240, width=320).frames[..., 1] for seed in range(5)]
+
+
+@pytest.mark.parametrize("row", LARGE_MOTION.rows, ids=lambda row: row[0].replace("`", ""))
+def test_large_motion(row: list[str]) -> None:
+    chosen, largest = algorithm(code(row[0])), int(row[1])
+
+    def found(shift: int) -> bool:
+        medians = [np.median(chosen.flow(pair)[0, 0, 8:-8, 8 : -8 - shift]) for pair in shifted(shift)]
+        return all(abs(median - shift) < 0.5 for median in medians)
+
+    assert found(largest)
+    assert not found(largest + 5)

@@ -11,6 +11,7 @@ import pytest
 
 from flowprep import flow, opencv
 from flowprep.errors import RefusedError, UsageError, Verdict, VideoError
+from flowprep.flow.cpu import CPUFlow
 from flowprep.flow.files import read_flo
 from flowprep.flow.metrics import mean_aae, mean_epe
 from flowprep.flow.opencv import DIS_PRESETS
@@ -105,7 +106,7 @@ OTHER_VALUES = {
 def test_every_parameter_reaches_opencv(pair, method):
     pair = pair[:, :64, :80] if method == "tvl1" else pair  # to be quick
     before = flow.get(method, "opencv").flow(pair)
-    assert set(OTHER_VALUES[method]) == set(flow.get(method).parameters.to_json())
+    assert set(OTHER_VALUES[method]) == set(flow.get(method, "opencv").parameters.to_json())
     for name, value in OTHER_VALUES[method].items():
         changed = flow.get(method, "opencv", **{name: value})
         assert changed.parameters.to_json()[name] == value
@@ -260,12 +261,18 @@ def test_unknown_methods_and_backends():
         flow.get("tvl2")
     with pytest.raises(UsageError, match="tvl1 has no backend 'opencw'. Did you mean 'opencv'"):
         flow.get("tvl1", "opencw")
-    with pytest.raises(RefusedError, match=r"Brox.*Methods that work here: tvl1, deepflow, dis, farneback"):
+    with pytest.raises(UsageError, match="brox has no backend 'opencv'. Known: cpu"):
+        flow.get("brox", "opencv")
+
+
+def test_without_a_backend_the_first_that_works_is_taken(monkeypatch):
+    assert flow.get("tvl1").backend == flow.get("tvl1", "").backend == "cpu"
+    monkeypatch.setattr(CPUFlow, "unavailable", lambda: "no kernels.")
+    assert flow.get("tvl1").backend == "opencv"
+    with pytest.raises(RefusedError, match="tvl1 cannot run here. cpu: no kernels."):
+        flow.get("tvl1", "cpu")
+    with pytest.raises(RefusedError, match="brox cannot run here. cpu: no kernels."):
         flow.get("brox")
-
-
-def test_without_a_backend_the_first_that_works_is_taken():
-    assert flow.get("tvl1").backend == flow.get("tvl1", "").backend == "opencv"
 
 
 MISSING_LIBRARY = """

@@ -18,8 +18,8 @@ import resource, sys, tempfile
 from pathlib import Path
 from flowprep.config import FlowConfig, Settings, StorageConfig, VideoConfig
 from flowprep.extract import Extractor
-parameters = {"preset": sys.argv[3]} if sys.argv[2] == "dis" else {}
-settings = Settings(VideoConfig(), FlowConfig(sys.argv[2], "opencv", "forward", parameters), StorageConfig(), "")
+parameters = {"preset": sys.argv[4]} if sys.argv[4] else {}
+settings = Settings(VideoConfig(), FlowConfig(sys.argv[2], sys.argv[3], "forward", parameters), StorageConfig(), "")
 with tempfile.TemporaryDirectory() as folder:
     row = Extractor(settings).extract(Path(sys.argv[1]), "x", Path(folder), lambda _: None)
 print(row.verdict, row.flow.length, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -34,11 +34,10 @@ def drifting(frames: int, height: int, width: int) -> Iterator[NDArray[np.uint8]
         yield np.roll(texture, t, axis=1)
 
 
-def peak_mib(path: Path, method: str, preset: str = "") -> float:
+def peak_mib(path: Path, method: str, backend: str, preset: str = "") -> float:
     """Largest resident size in MiB of a process that extracts ``path`` and nothing else."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(path), method, preset], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", SCRIPT, str(path), method, backend, preset]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     verdict, fields, kib = done.stdout.split()
     assert verdict == "ok"
     assert int(fields) > 0
@@ -52,19 +51,26 @@ def test_four_minutes_take_no_more_memory_than_one(tmp_path: Path) -> None:
         path = tmp_path / f"{minutes}.mp4"
         options = {"preset": "ultrafast"}
         write_video(path, drifting(minutes * 60 * 25, 64, 96), options=options)
-        peaks.append(peak_mib(path, "dis", "ultrafast"))
+        peaks.append(peak_mib(path, "dis", "opencv", "ultrafast"))
     assert peaks[1] <= 1.1 * peaks[0], peaks
 
 
 def test_full_hd_stays_under_a_gigabyte(tmp_path: Path) -> None:
     path = tmp_path / "hd.mp4"
     write_video(path, drifting(12, 1080, 1920), options={"preset": "ultrafast"})
-    assert peak_mib(path, "dis", "medium") < 1024
+    assert peak_mib(path, "dis", "opencv", "medium") < 1024
+
+
+@pytest.mark.parametrize(("method", "mib"), [("tvl1", 1024), ("brox", 1280)])
+def test_full_hd_on_the_cpu_engine(tmp_path: Path, method: str, mib: int) -> None:
+    path = tmp_path / "hd.mp4"
+    write_video(path, drifting(3, 1080, 1920), options={"preset": "ultrafast"})
+    assert peak_mib(path, method, "cpu") < mib
 
 
 @pytest.mark.system
 @pytest.mark.timeout(900)
-def test_full_hd_tvl1_stays_under_a_gigabyte(tmp_path: Path) -> None:
+def test_full_hd_of_opencvs_tvl1_stays_under_a_gigabyte(tmp_path: Path) -> None:
     path = tmp_path / "hd.mp4"
     write_video(path, drifting(3, 1080, 1920), options={"preset": "ultrafast"})
-    assert peak_mib(path, "tvl1") < 1024
+    assert peak_mib(path, "tvl1", "opencv") < 1024

@@ -116,7 +116,7 @@ def test_it_plans_what_it_names_and_writes_nothing(file: Path, here: Path) -> No
     before = sorted(here.rglob("*"))
     output = extract(file, "--dry-run").output
     assert re.search(r"^videos +2$", output, re.M)
-    assert re.search(r"^method +tvl1 on opencv", output, re.M)
+    assert re.search(r"^method +tvl1 on cpu \(flowprep kernels", output, re.M)
     assert "flow_256x384" in output
     assert sorted(here.rglob("*")) == before
 
