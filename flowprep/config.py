@@ -120,7 +120,9 @@ class FlowConfig:
     """From frames to flow."""
 
     method: str = setting("tvl1", "Flow method.", choices=METHODS)
-    backend: str = setting("", "What computes it; default: the method's first that works here.", metavar="NAME")
+    backend: str = setting(
+        "", "What computes it: cpu or opencv; default: the method's first that works here.", metavar="NAME"
+    )
     direction: str = setting("forward", "Frame i to i+1, i+1 to i, or both.", choices=DIRECTIONS)
     parameters: dict[str, Any] = setting(
         {},

@@ -18,15 +18,15 @@ from flowprep.versions import versions
 Finding = tuple[str, str, bool]  # what, what was found, whether that is good
 
 
-def diagnose(folder: Path) -> Iterator[Finding]:
-    """All findings in the order to print; ``folder`` is where datasets would be written."""
+def diagnose(folder: Path, say: Callable[[str], None]) -> Iterator[Finding]:
+    """All findings in the order to print. ``folder``: where datasets would go; ``say`` hears what takes time."""
     yield "python", f"{sys.version.split()[0]} ({sys.executable})", sys.version_info >= (3, 11)
     for name, version in versions().items():
         if name not in ("python", "machine"):
             yield name, version, True
     yield from _opencv()
     yield from _video()
-    yield from _methods()
+    yield from _methods(say)
     yield from _machine(folder)
 
 
@@ -73,16 +73,16 @@ def _video() -> Iterator[Finding]:
     yield "video", f"{decoded} of 4 frames come back from an H.264 file", decoded == 4
 
 
-def _methods() -> Iterator[Finding]:
+def _methods(say: Callable[[str], None]) -> Iterator[Finding]:
     for method in METHODS:
         for backend, reason in flow.backends(method).items():
             if reason:
                 yield f"flow {method}", f"{backend}: {reason}", False
             else:
-                yield f"flow {method}", f"{backend}: {_trial(method, backend)}", True
+                yield f"flow {method}", f"{backend}: {_trial(method, backend, say)}", True
 
 
-def _trial(method: str, backend: str) -> str:
+def _trial(method: str, backend: str, say: Callable[[str], None]) -> str:
     """Flow of a clip that moves by (2, 0): what it measures there."""
     import numpy as np
 
@@ -90,7 +90,9 @@ def _trial(method: str, backend: str) -> str:
 
     clip = render(Motion("right", velocity=(2.0, 0.0)), seed=0, frames=2, height=96, width=128)
     grey = clip.frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    field = flow.get(method, backend).flow(np.rint(grey).astype(np.uint8))[0]
+    algorithm = flow.get(method, backend)
+    algorithm.warm(say)
+    field = algorithm.flow(np.rint(grey).astype(np.uint8))[0]
     u, v = (float(np.median(field[c])) for c in (0, 1))
     return f"works (a shift of 2.00, 0.00 px is measured as {u:.2f}, {v:z.2f})"
 

@@ -53,7 +53,7 @@ def test_flow_cpu(tmp_path: Path) -> None:
     assert (pair["video"], pair["height"], pair["width"]) == ("clip.mp4", 64, 80)
     assert set(result["speed"]) == set(result["accuracy"]) == {"cv2 tvl1", *OURS}
     assert set(result["floor"]) == OURS - {"brox ipol"}
-    for section in ("processor", "speed", "difference", "floor", "accuracy", "scaling"):
+    for section in ("processor", "speed", "difference", "itself", "floor", "accuracy", "scaling"):
         found = [(path, number) for path, number in numbers(result[section], section) if not path.endswith(".load")]
         assert found
         assert not [item for item in found if not (math.isfinite(item[1]) and item[1] > 0)]

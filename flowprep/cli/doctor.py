@@ -7,21 +7,27 @@ from pathlib import Path
 
 import click
 
-from flowprep.errors import ExitCode
+from flowprep.errors import ExitCode, UsageError
 from flowprep.wording import plural
 
 MARKS = {True: "ok ", False: "BAD"}
 
 
 @click.command("doctor")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False), default=".")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False), required=False)
 @click.option("--warm", is_flag=True, help="Only compile the kernels of the CPU engine, once a machine, and keep them.")
-def command(folder: str, warm: bool) -> None:
-    """Say what works on this machine, and why the rest does not. FOLDER is where datasets would be written."""
+def command(folder: str | None, warm: bool) -> None:
+    """Say what works on this machine, and why the rest does not. FOLDER is where datasets would go, else here."""
     from flowprep import doctor
 
+    if warm and folder:
+        raise UsageError("--warm compiles kernels and looks at nothing else: leave FOLDER out.")
     troubles = 0
-    findings = doctor.warm(lambda text: click.echo(text, err=True)) if warm else doctor.diagnose(Path(folder))
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    findings = doctor.warm(say) if warm else doctor.diagnose(Path(folder or "."), say)
     for what, finding, good in findings:
         troubles += good is False
         click.echo(f"{MARKS[good]}  {what:<22}{finding}")

@@ -9,9 +9,8 @@ Coarse to fine; at each level ``warps`` times: the data term is linearised aroun
 Euler-Lagrange equations are solved by ``inner`` fixed-point iterations (robust weights Psi' from the increment so
 far, then fixed), each with at most ``solver`` sweeps of successive over-relaxation.
 
-    opencv-cuda     The tool of the two-stream papers: cv2.cuda.BroxOpticalFlow with alpha 0.197, gamma 50, scale 0.8,
-    10
-                    inner, 77 outer and 10 solver iterations, on grey levels divided by 255. One Psi for both data
+    opencv-cuda     cv2.cuda.BroxOpticalFlow as the flow tools of the field call it: alpha 0.197, gamma 50, scale 0.8,
+                    10 inner, 77 outer and 10 solver iterations, on grey levels divided by 255. One Psi for both data
                     terms, one warp a level; "outer" only limits the number of levels. Bilinear samples, mirrored
                     borders.
     opencv-default  The same with that class's own defaults, 5 inner and 150 outer.

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import sys
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -50,7 +50,7 @@ def ensure_compiled(name: str, run: Callable[[], None], say: Callable[[str], Non
     """Have the kernels that ``run`` calls loaded, or compiled and kept: of several processes one does it, others wait.
     Where they cannot be kept, they are compiled when they are called.
 
-    ``say`` hears of it when it takes time, and when code cannot be kept (without it, that is a warning).
+    ``say`` hears of it when it takes time, and when code cannot be kept (without it, the latter is logged).
     """
     folder = code_folder()
     if not isinstance(folder, Path):
@@ -79,7 +79,8 @@ def ensure_compiled(name: str, run: Callable[[], None], say: Callable[[str], Non
 
 @cache
 def _warn(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=2)
+    """To stderr, once, unless the program has set up logging otherwise."""
+    logging.getLogger("flowprep").warning(text)
 
 
 @cache
