@@ -32,16 +32,18 @@ def diagnose(folder: Path, say: Callable[[str], None]) -> Iterator[Finding]:
 
 def warm(say: Callable[[str], None]) -> Iterator[Finding]:
     """Have the kernels of every method compiled and kept, so that no process has to."""
-    from flowprep.flow.cpu.compiling import code_folder
-
-    folder = code_folder()
-    for method in METHODS:
-        if "cpu" in flow.BACKENDS[method]:
-            if isinstance(folder, str):
-                yield f"kernels {method}", f"cannot be kept: {folder}", False
-                continue
-            start = time.monotonic()
+    for method in (method for method in METHODS if "cpu" in flow.BACKENDS[method]):
+        start = time.monotonic()
+        try:
             flow.get(method, "cpu").warm(say)
+            from flowprep.flow.cpu.compiling import code_folder  # loads Numba, which may fail
+        except RefusedError as error:
+            yield f"kernels {method}", str(error), False
+            continue
+        folder = code_folder()
+        if isinstance(folder, str):
+            yield f"kernels {method}", f"cannot be kept: {folder}", False
+        else:
             yield f"kernels {method}", f"ready in {time.monotonic() - start:.1f} s, kept in {folder}", True
 
 
@@ -78,8 +80,11 @@ def _methods(say: Callable[[str], None]) -> Iterator[Finding]:
         for backend, reason in flow.backends(method).items():
             if reason:
                 yield f"flow {method}", f"{backend}: {reason}", False
-            else:
+                continue
+            try:
                 yield f"flow {method}", f"{backend}: {_trial(method, backend, say)}", True
+            except RefusedError as error:
+                yield f"flow {method}", f"{backend}: {error}", False
 
 
 def _trial(method: str, backend: str, say: Callable[[str], None]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compiled kernels are kept with the tests' own files, not in the user's cache folder."""
-    if config.cache is not None:
+    if getattr(config, "cache", None) is not None:  # not with -p no:cacheprovider
         os.environ.setdefault("FLOWPREP_CACHE", str(config.cache.mkdir("kernels")))
 
 

@@ -7,7 +7,9 @@ class TestTVL1OnMyBackend(FlowContract):
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from typing import Any, ClassVar
 
 import numpy as np
@@ -227,6 +229,13 @@ class FlowContract:
         levels = frames[:2]
         difference = self.algorithm().flow(levels) - self.algorithm().flow(levels.astype(np.float32))
         assert np.abs(difference).max() <= self.float_tolerance
+
+    def test_copies_are_as_good(self, frames):
+        """Dask, multiprocessing and others pickle what they hand over."""
+        algorithm = self.algorithm()
+        expected = algorithm.flow(frames)
+        for copied in (copy.deepcopy(algorithm), pickle.loads(pickle.dumps(algorithm))):
+            assert np.array_equal(copied.flow(frames), expected)
 
     # Parameters
 

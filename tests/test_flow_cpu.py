@@ -216,9 +216,9 @@ def test_what_a_user_sets_wins_over_the_preset():
         ("tvl1", {"tau": 0}, "tau=0"),
         ("tvl1", {"lambda": -2}, r"lambda=-2"),
         ("tvl1", {"epsilon": -0.5}, "epsilon=-0.5"),
-        ("tvl1", {"presmoothing": 101}, "0 to 100"),
+        ("tvl1", {"presmoothing": 101}, "0.1 to 100"),
         ("brox", {"preset": "opencv"}, "opencv-cuda, opencv-default, ipol"),
-        ("brox", {"scale_factor": 0.96}, "0.1 to 0.95"),
+        ("brox", {"scale_factor": 0.96}, "0.25 to 0.95"),
         ("brox", {"omega": 2}, "between 0 and 2"),
         ("brox", {"alpha": 0}, "alpha=0"),
         ("brox", {"gamma": -3}, "gamma=-3"),
@@ -232,12 +232,32 @@ def test_values_out_of_range(method, values, words):
         flow.get(method, "cpu", **values)
 
 
+@pytest.mark.parametrize("size", [(250, 32), (32, 500), (125, 40)])
+def test_sizes_that_single_precision_rounds_up(size):
+    pair = np.random.default_rng(0).integers(0, 256, (2, *size), dtype=np.uint8)
+    assert np.isfinite(flow.get("brox", "cpu").flow(pair)).all()
+
+
+def test_an_object_survives_a_failure(monkeypatch, pair):
+    algorithm = flow.get("tvl1", "cpu")
+    expected = algorithm.flow(pair)
+    with monkeypatch.context() as patched:
+        patched.setattr("flowprep.flow.cpu.tvl1.TVL1Solver.frame", raising_memory_error)
+        with pytest.raises(MemoryError):
+            algorithm.flow(pair[:, :40, :40])
+    assert np.array_equal(algorithm.flow(pair), expected)
+
+
+def raising_memory_error(_: object) -> None:
+    raise MemoryError
+
+
 @pytest.mark.parametrize("method", PRESETS)
 def test_extreme_parameters_give_finite_flow(pair, method):
     extremes = {
         "tvl1": [
-            {"lambda": 1e6},
-            {"lambda": 1e-6},
+            {"lambda": 1e3},
+            {"lambda": 1e-3},
             {"theta": 1e-3},
             {"tau": 5.0},
             {"nscales": 100, "scale_step": 0.95},

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -136,6 +137,23 @@ def test_tables_of_taps_are_the_references(n):
         np.testing.assert_allclose(dense @ image @ dense.T, expected, atol=1e-9)
     for table in (taps.bilinear(n, out, 1.25), taps.smaller(n, out, 0.8), taps.bicubic_inside(out, n, 0.8)):
         np.testing.assert_allclose(table.weights.sum(axis=1), 1, atol=1e-12)  # a constant stays what it is
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.3, 0.4, 0.5, 0.6, 0.72, 0.75, 0.8, 0.9, 0.95])
+def test_tables_of_brox_are_finite_for_every_size(scale):
+    """Sizes are rounded in single precision, so that some levels have a sample more than a step leads to."""
+    parameters = BroxParameters.of("brox", {"scale_factor": scale})
+    sides = {side for size in range(16, 700) for side, _ in pairwise_sides(parameters, size)}
+    assert min(sides) >= 4
+    for size in range(16, 700):
+        for fine, coarse in pairwise_sides(parameters, size):
+            for table in (taps.supersampled(fine, coarse, 1 / scale), taps.bicubic_inside(coarse, fine, scale)):
+                assert np.isfinite(table.weights).all(), (size, fine, coarse)
+
+
+def pairwise_sides(parameters: BroxParameters, size: int) -> list[tuple[int, int]]:
+    sides = [height for height, _ in parameters.level_sizes(size, size)]
+    return list(pairwise(sides))[:3]
 
 
 # The layout

@@ -39,13 +39,18 @@ class Parameters:
     """
 
     @classmethod
-    def of(cls, method: str, values: dict[str, Any]) -> Parameters:
-        """The parameters with ``values`` set, text converted to each field's type. Raises UsageError."""
+    def of(cls, method: str, values: dict[str, Any], backend: str = "") -> Parameters:
+        """The parameters with ``values`` set, text converted to each field's type. Raises UsageError.
+
+        ``lambda_`` is taken for ``lambda``, which is no name in Python. ``backend`` is for the message.
+        """
         fields = {item.name.rstrip("_"): item for item in dataclasses.fields(cls)}
         chosen = {}
-        for name, value in values.items():
+        for given, value in values.items():
+            name = given if given in fields else given.removesuffix("_")
             if name not in fields:
-                what = f"{method} has no parameter {name!r}" if fields else f"{method} has no parameters to set"
+                where = f" on the backend {backend}" if backend else ""
+                what = f"{method} has no parameter {name!r}{where}" if fields else f"{method} has no parameters to set"
                 raise UsageError(f"{what}.{did_you_mean(name, list(fields))}")
             chosen[fields[name].name] = _converted(value, fields[name].default, f"{method}.{name}")
         return cls(**chosen).completed()
@@ -176,7 +181,8 @@ def find(method: str, backend: str | None = None) -> type[FlowAlgorithm]:
     known = BACKENDS[method]
     if backend:
         if backend not in known:
-            raise UsageError(f"{method} has no backend {backend!r}.{did_you_mean(backend, list(known))}")
+            guess = did_you_mean(backend, list(known))
+            raise UsageError(f"{method} has no backend {backend!r}, only {', '.join(known)}.{guess}")
         known = {backend: known[backend]}
     reasons = []
     for name, path in known.items():
@@ -191,7 +197,7 @@ def find(method: str, backend: str | None = None) -> type[FlowAlgorithm]:
 def get(method: str, backend: str | None = None, **parameters: Any) -> FlowAlgorithm:
     """A flow algorithm, ready to run: ``get("dis", preset="medium").flow(frames)``."""
     algorithm = find(method, backend)
-    return algorithm(algorithm.parameters_type.of(method, parameters))
+    return algorithm(algorithm.parameters_type.of(method, parameters, algorithm.backend))
 
 
 def _load(path: str) -> type[FlowAlgorithm]:

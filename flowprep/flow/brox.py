@@ -82,8 +82,8 @@ class BroxParameters(Parameters):
             raise UsageError(f"brox.preset={self.preset}: give one of {', '.join(PRESETS)}.")
         missing = {name: value for name, value in PRESETS[self.preset].items() if getattr(self, name) == -1}
         full = replace(self, **missing)
-        if not 0.1 <= full.scale_factor <= 0.95:
-            raise UsageError(f"brox.scale_factor={full.scale_factor}: give a number from 0.1 to 0.95.")
+        if not 0.25 <= full.scale_factor <= 0.95:  # no level under 4 px
+            raise UsageError(f"brox.scale_factor={full.scale_factor}: give a number from 0.25 to 0.95.")
         for name in ("inner_iterations", "outer_iterations", "solver_iterations", "warps"):
             if not 1 <= getattr(full, name) <= 10_000:
                 raise UsageError(f"brox.{name}={getattr(full, name)}: give 1 to 10000.")
@@ -95,8 +95,8 @@ class BroxParameters(Parameters):
             raise UsageError(f"brox.omega={full.omega}: give a number between 0 and 2, else it does not converge.")
         if not 0 <= full.tolerance <= 1e6:
             raise UsageError(f"brox.tolerance={full.tolerance}: give 0 to 1e6 px.")
-        if not 0 <= full.presmoothing <= 100:
-            raise UsageError(f"brox.presmoothing={full.presmoothing}: give 0 to 100 px.")
+        if full.presmoothing != 0 and not 0.1 <= full.presmoothing <= 100:
+            raise UsageError(f"brox.presmoothing={full.presmoothing}: give 0.1 to 100 px, or 0 for none.")
         return full
 
     def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:

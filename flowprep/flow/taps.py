@@ -90,8 +90,12 @@ def bicubic(n_in: int, n_out: int, step: float) -> Taps:
 
 
 def bicubic_inside(n_in: int, n_out: int, step: float) -> Taps:
-    """Catmull-Rom at i * step over the samples that exist, weights adding up to 1: NCV's upsampling in OpenCV CUDA."""
-    position = np.arange(n_out) * step
+    """Catmull-Rom at i * step over the samples that exist, weights adding up to 1: NCV's upsampling in OpenCV CUDA.
+
+    Sizes are rounded in single precision there, so that a last position can lie beyond the last sample: it is that
+    sample.
+    """
+    position = np.minimum(np.arange(n_out) * step, n_in - 1)
     near = np.floor(position).astype(np.int64)[:, None] + np.arange(-1, 3)
     weights = np.where((near >= 0) & (near < n_in), cubic_kernel(position[:, None] - near, -0.5), 0.0)
     weights /= weights.sum(axis=1, keepdims=True)

@@ -86,12 +86,12 @@ class TVL1Parameters(Parameters):
             if not 1 <= getattr(full, name) <= 10_000:
                 raise UsageError(f"tvl1.{name}={getattr(full, name)}: give 1 to 10000.")
         for name in ("tau", "lambda_", "theta"):
-            if not 1e-6 <= getattr(full, name) <= 1e6:
-                raise UsageError(f"tvl1.{name.rstrip('_')}={getattr(full, name)}: give a number from 1e-6 to 1e6.")
-        if not 0 <= full.epsilon <= 1e6:
-            raise UsageError(f"tvl1.epsilon={full.epsilon}: give 0 to 1e6 px.")
-        if not 0 <= full.presmoothing <= 100:
-            raise UsageError(f"tvl1.presmoothing={full.presmoothing}: give 0 to 100 px.")
+            if not 1e-3 <= getattr(full, name) <= 1e3:
+                raise UsageError(f"tvl1.{name.rstrip('_')}={getattr(full, name)}: give a number from 0.001 to 1000.")
+        if not 0 <= full.epsilon <= 1000:
+            raise UsageError(f"tvl1.epsilon={full.epsilon}: give 0 to 1000 px.")
+        if full.presmoothing != 0 and not 0.1 <= full.presmoothing <= 100:
+            raise UsageError(f"tvl1.presmoothing={full.presmoothing}: give 0.1 to 100 px, or 0 for none.")
         return full
 
     def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
@@ -105,7 +105,7 @@ class TVL1Parameters(Parameters):
         sizes = [(height, width)]
         while len(sizes) < count:
             smaller = self._smaller(sizes[-1][0]), self._smaller(sizes[-1][1])
-            if min(smaller) < smallest:
+            if min(smaller) < smallest or smaller == sizes[-1]:
                 break
             sizes.append(smaller)
         return sizes

@@ -53,7 +53,7 @@ def resolve(config: ExtractConfig) -> Settings:
     """The complete settings: the backend chosen, every parameter of the method named, the engine's version noted."""
     chosen = config.flow
     algorithm = flow.find(chosen.method, chosen.backend or None)
-    parameters = algorithm.parameters_type.of(chosen.method, chosen.parameters).to_json()
+    parameters = algorithm.parameters_type.of(chosen.method, chosen.parameters, algorithm.backend).to_json()
     full = replace(chosen, backend=algorithm.backend, parameters=parameters)
     return Settings(config.video, full, config.storage, algorithm.engine())
 

@@ -21,11 +21,12 @@ import platform
 from abc import abstractmethod
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flowprep.errors import RefusedError
 from flowprep.flow import FlowAlgorithm, Greys
 from flowprep.flow.brox import BroxParameters
 from flowprep.flow.tvl1 import TVL1Parameters
@@ -47,6 +48,13 @@ class Solver(Protocol):
         """Flow from one prepared frame to the other into ``field`` (2, H, W), px."""
 
 
+class Workspace(NamedTuple):
+    height: int
+    width: int
+    solver: Solver
+    frames: tuple[Any, Any]
+
+
 class CPUFlow(FlowAlgorithm):
     """Pair by pair; each frame is prepared once, for the pair before it and the pair behind it, and for both
     directions."""
@@ -55,9 +63,7 @@ class CPUFlow(FlowAlgorithm):
 
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters)
-        self._size = (0, 0)
-        self._solver: Solver
-        self._frames: list[Any] = []
+        self._workspace: Workspace | None = None
 
     @classmethod
     def unavailable(cls) -> str:
@@ -76,16 +82,36 @@ class CPUFlow(FlowAlgorithm):
         """Workspace for frames of that size."""
 
     def warm(self, say: Callable[[str], None] | None = None) -> None:
-        from flowprep.flow.cpu.compiling import ensure_compiled
+        try:
+            from flowprep.flow.cpu.compiling import ensure_compiled
+        except ImportError as error:
+            raise RefusedError(
+                f"Numba cannot be loaded: {error}. Install one that fits: pip install --upgrade numba."
+            ) from error
 
         def run() -> None:
-            solver = self._make_solver(40, 48)  # several levels
+            # The default parameters, whatever the user's: one set of kernels serves all.
+            solver = type(self)(self.parameters_type().completed())._make_solver(40, 48)  # several levels
             frames = [solver.frame(), solver.frame()]
             for frame in frames:
                 solver.prepare(np.zeros((40, 48), np.uint8), frame)
             solver.solve(frames[0], frames[1], np.empty((2, 40, 48), np.float32))
 
         ensure_compiled(self.method, run, say)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the workspace: a copy of it would not be aligned as the kernels need it."""
+        return {**self.__dict__, "_workspace": None}
+
+    def _workspace_for(self, height: int, width: int) -> Workspace:
+        found = self._workspace
+        if found is None or (found.height, found.width) != (height, width):
+            self._workspace = None  # the old one goes before the new one comes
+            if found is None:
+                self.warm()
+            solver = self._make_solver(height, width)
+            found = self._workspace = Workspace(height, width, solver, (solver.frame(), solver.frame()))
+        return found
 
     def _flow(self, frames: Greys) -> NDArray[np.float32]:
         return self._fields(frames, forward=True, backward=False)[0]
@@ -97,12 +123,7 @@ class CPUFlow(FlowAlgorithm):
         self, frames: Greys, *, forward: bool, backward: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         count, height, width = frames.shape
-        if (height, width) != self._size:
-            self.warm()
-            self._solver = self._make_solver(height, width)
-            self._frames = [self._solver.frame(), self._solver.frame()]
-            self._size = (height, width)
-        solver, (first, second) = self._solver, self._frames
+        solver, (first, second) = self._workspace_for(height, width)[2:]
         there = np.empty((count - 1 if forward else 0, 2, height, width), np.float32)
         back = np.empty((count - 1 if backward else 0, 2, height, width), np.float32)
         solver.prepare(frames[0], first)
@@ -129,7 +150,7 @@ class TVL1(CPUFlow):
         return TVL1Solver(self.parameters, height, width)
 
     def seconds_per_megapixel(self) -> float:
-        return 0.5 * self.parameters.warps / 5
+        return (0.25 if self.parameters.preset == "ipol" else 0.55) * self.parameters.warps / 5
 
 
 class Brox(CPUFlow):
@@ -147,4 +168,4 @@ class Brox(CPUFlow):
     def seconds_per_megapixel(self) -> float:
         p = self.parameters
         sweeps = p.warps * p.inner_iterations * p.solver_iterations
-        return 0.1 + 0.003 * sweeps * (1 if p.tolerance == 0 else 0.1)
+        return 0.1 + 0.0025 * sweeps * (1 if p.tolerance == 0 else 0.2)  # most stop long before

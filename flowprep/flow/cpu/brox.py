@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from flowprep.flow.brox import BroxParameters
 from flowprep.flow.cpu import brox_kernels as kernels
+from flowprep.flow.cpu.brox_data_term import linearise
 from flowprep.flow.cpu.images import (
     CENTRAL,
     FOURTH_ORDER,
@@ -24,6 +25,8 @@ from flowprep.flow.cpu.llvm import LANES
 from flowprep.flow.cpu.pyramid import Pyramid
 from flowprep.flow.cpu.stripes import aligned, to_stripes
 from flowprep.flow.taps import bicubic, bicubic_inside, smaller, supersampled
+
+FLAT = 1e-9  # grey levels: a range that is not stretched
 
 
 class Frame:
@@ -100,7 +103,7 @@ class BroxSolver:
         stretch = 1 / 255
         if self.ipol:
             span = max(first.high, second.high) - min(first.low, second.low)
-            stretch = 255 / span if span > 0 else 1.0
+            stretch = 255 / span if span > FLAT else 1.0
         for k in range(len(self.pyramid.levels) - 1, -1, -1):
             level, row = self.pyramid.levels[k], self._rows[k]
             state, coarser = self._states[k % 2], self._states[(k + 1) % 2]
@@ -113,7 +116,7 @@ class BroxSolver:
             size = (level.height, level.width, level.n, row)
             limit = np.float32(p.tolerance**2 * level.pixels)
             for _ in range(p.warps):
-                kernels.linearise(
+                linearise(
                     state,
                     self._data,
                     first.sources[k],

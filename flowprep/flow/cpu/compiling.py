@@ -22,9 +22,10 @@ import llvmlite.binding
 import numba
 from numba.core import config
 
+from flowprep.errors import RefusedError
 from flowprep.flow.cpu.llvm import LANES
 
-MEGABYTES = 8  # of code at most, all kernels together
+MEGABYTES = 2  # of code at most, all kernels together
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -59,6 +60,9 @@ def ensure_compiled(name: str, run: Callable[[], None], say: Callable[[str], Non
             "FLOWPREP_CACHE names another folder for them."
         )
         return
+    if getattr(config, "DISABLE_JIT"):  # noqa: B009 - as above
+        raise RefusedError("NUMBA_DISABLE_JIT is set, without compiling there are no kernels: unset it.")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may have been deleted meanwhile
     marker = folder / f"{name}.compiled"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH if marker.exists() else fcntl.LOCK_EX)
@@ -66,10 +70,12 @@ def ensure_compiled(name: str, run: Callable[[], None], say: Callable[[str], Non
             try:
                 run()
                 return
+            except MemoryError:
+                raise
             except Exception as error:  # noqa: BLE001 - whatever a damaged file makes of the loader
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 (say or _warn)(f"Compiled kernels in {folder} are damaged ({type(error).__name__}) and made anew.")
-                for path in folder.rglob("*.nb[ic]"):
+                for path in [*folder.glob("*.compiled"), *folder.rglob("*.nb[ic]")]:
                     path.unlink(missing_ok=True)
         elif say:
             say(f"Compiling the kernels of {name} for this processor, about 10 seconds, once.")
@@ -107,11 +113,19 @@ def code_folder() -> Path | str:
 
 
 def _version() -> str:
-    """16 hex digits of everything that the machine code depends on."""
+    """16 hex digits of everything that the machine code depends on, and of where the kernels' source lies."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     features = llvmlite.binding.get_host_cpu_features().flatten()
-    facts = (sys.version, platform.machine(), numba.__version__, llvmlite.__version__, LANES, features)
+    facts = (
+        sys.version,
+        str(Path(__file__).parent),
+        platform.machine(),
+        numba.__version__,
+        llvmlite.__version__,
+        LANES,
+        features,
+    )
     digest.update(repr((*facts, llvmlite.binding.get_host_cpu_name())).encode())
     return digest.hexdigest()[:16]

@@ -21,8 +21,7 @@ def native_lanes() -> int:
     return 8 if features.get("avx") else 4
 
 
-LANES = int(os.environ.get("FLOWPREP_LANES", native_lanes()))
-assert LANES in (4, 8, 16)
+LANES = {"4": 4, "8": 8, "16": 16}.get(os.environ.get("FLOWPREP_LANES", ""), native_lanes())
 
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
 

@@ -52,9 +52,8 @@ def _pixel_storer(channels: int) -> Any:
         def generate(context: Any, b: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             image, offset, values = arguments
             joined = [b.extract_value(values, i) for i in range(channels)]
-            while (
-                len(joined) > 1
-            ):  # channel by channel between each other: first 0 with C/2, last the even with the odd
+            # Merging the first half of the vectors with the second, again and again, puts channels in their order.
+            while len(joined) > 1:
                 half, n = len(joined) // 2, joined[0].type.count
                 lanes = [lane for i in range(n) for lane in (i, n + i)]
                 joined = [shuffle(b, joined[i], joined[i + half], lanes) for i in range(half)]

@@ -178,7 +178,10 @@ def _extreme(comparison: str) -> Any:
     return function
 
 
-minimum, maximum = _extreme("<"), _extreme(">")  # of two vectors, lane by lane; of a NaN and y it is y
+minimum, maximum = (
+    _extreme("<"),
+    _extreme(">"),
+)  # of two vectors, lane by lane; of a NaN and y it is y
 
 
 # Roots and reciprocals

@@ -19,6 +19,9 @@ from flowprep.flow.tvl1 import TVL1Parameters
 CUBIC = {"opencv": -0.75, "opencv-cuda": -0.5, "ipol": -0.5}  # "a" of cubic convolution
 
 
+FLAT = 1e-9  # grey levels: a range that is not stretched
+
+
 class Frame:
     """A frame at every level: where pairs start from (I0 in stripes) and what they look into (I1 with its gradient)."""
 
@@ -81,7 +84,7 @@ class TVL1Solver:
         p = self.parameters
         tau, scale, limit = np.float32(p.tau), np.float32(p.tau / p.theta), p.lambda_ * p.theta
         inside = p.preset == "ipol"
-        if inside and (span := max(first.high, second.high) - min(first.low, second.low)) > 0:
+        if inside and (span := max(first.high, second.high) - min(first.low, second.low)) > FLAT:
             # Stretching grey levels by s is the same as weighing the data term with s: rho and its gradient grow alike.
             limit *= 255 / span
         self.iterations = 0.0

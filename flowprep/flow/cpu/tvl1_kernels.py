@@ -1,17 +1,17 @@
 """The kernels of TV-L1: one warp, one iteration, iterations until the change is small.
 
-Symbols are those of flow/tvl1.py, with u scaled by tau/theta, so that no iteration multiplies by it. A row of ``state``
-has, block by block (stripes.py), the ten planes
+Symbols are those of flow/tvl1.py. With s = tau/theta, a row of ``state`` has, block by block (stripes.py), the ten
+planes
 
-    N1 N2   the direction of grad I1(x + u0): (I1x, I1y) / |grad I1|
-    C       rho(u) / |grad I1| = N1 u1 + N2 u2 + C
-    LIMIT   lambda theta |grad I1|
-    U1 U2   the flow
+    N1 N2   the direction of grad I1(x + u0): (I1x, I1y) / |grad I1|, 0 where the gradient is
+    U1 U2   s u, so that no iteration multiplies by s
+    C       s (I1(x + u0) - grad I1 . u0 - I0) / |grad I1|, so that s rho(u) / |grad I1| = N1 U1 + N2 U2 + C
+    LIMIT   s lambda theta |grad I1|
     P11 P12 P21 P22   the dual variables
 
 of its n blocks, and one block more: the halo of U1 and U2 at the right end. With them an iteration is
 
-    v = u - clamp(N . u + C, +-LIMIT) N,    u_d = v_d + tau div p_d,    p_d = (p_d + grad u_d) / (1 + |grad u_d|).
+    V = U - clamp(N . U + C, +-LIMIT) N,    U_d = V_d + tau div p_d,    p_d = (p_d + grad U_d) / (1 + |grad U_d|).
 
 Temporal blocking: div p at row y needs p of rows y - 1 and y, grad u at row y - 1 needs u of rows y - 1 and y. So a
 sweep updates u of row y and then p of row y - 1, in place; the next iteration may follow one row behind, while the

@@ -186,8 +186,10 @@ def supersampled(n_out: int, n_in: int, step: float) -> Matrix:
 
 
 def bicubic_inside(n_out: int, n_in: int, step: float) -> Matrix:
-    """Catmull-Rom at i step over the samples that exist, the weights adding up to 1."""
-    weights = catmull_rom(numbers(n_out)[:, None] * step - numbers(n_in))
+    """Catmull-Rom at i step, or at the last sample where that is beyond it, over the samples that exist; weights add
+    to 1."""
+    position = np.minimum(numbers(n_out) * step, n_in - 1)
+    weights = catmull_rom(position[:, None] - numbers(n_in))
     weights /= weights.sum(axis=1, keepdims=True)
     return weights
 
