@@ -14,6 +14,8 @@ import pytest
 from flowprep.synthetic import write_demo_videos
 from tests.command import flowprep
 
+pytestmark = pytest.mark.timeout(400)  # most of them compile
+
 # Prints the sum of a field, and the seconds from the start of Python to it.
 PROGRAM = """
 import sys, time
@@ -38,7 +40,7 @@ def start(method: str, cache: Path) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[float, float, str]:
     """Sum, seconds, stderr."""
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     total, seconds = map(float, out.split())
     return total, seconds, err
@@ -107,7 +109,7 @@ def test_extract_says_when_it_compiles(tmp_path):
 def test_doctor_warms(tmp_path):
     environment = {"FLOWPREP_CACHE": str(tmp_path)}
     began = time.monotonic()
-    result = flowprep("doctor", "--warm", env=environment)
+    result = flowprep("doctor", "--warm", env=environment, timeout=300)
     assert result.returncode == 0 and result.stdout.count("ready") == 2
     assert {path.name for path in tmp_path.rglob("*.compiled")} == {"tvl1.compiled", "brox.compiled"}
     cold = time.monotonic() - began

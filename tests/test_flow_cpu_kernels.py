@@ -32,6 +32,7 @@ OTHER_LANES = [lanes for lanes in (4, 8, 16) if lanes != LANES]
 SIZES = [(16, 16), (17, 33), (33, 47), (40, 129), (64, 16)]
 
 
+@pytest.mark.timeout(400)  # it compiles everything
 @pytest.mark.parametrize("lanes", OTHER_LANES)
 def test_with_vectors_of_another_width(lanes):
     """This very file: a processor without such registers computes the same with several of its own."""
