@@ -63,7 +63,7 @@ def test_a_later_process_starts_at_once(warm):
     files = sorted(path.name for path in warm.rglob("*.nb[ic]"))
     assert files
     runs = [finish(start("tvl1", warm)) for _ in range(3)]
-    assert min(seconds for _, seconds, _ in runs) < 1.5  # half a second on an idle machine
+    assert min(seconds for _, seconds, _ in runs) < 1.5  # compiling takes 8
     assert files == sorted(path.name for path in warm.rglob("*.nb[ic]"))  # nothing was compiled again
 
 

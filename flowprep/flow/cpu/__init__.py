@@ -3,10 +3,10 @@
     __init__        the two methods, as the rest of the package sees them; imports nothing heavy
     tvl1, brox      workspace and schedule: levels, warps, iterations
     pyramid         what both share: a frame at every level, flow carried from one to the next
-    *_kernels       the iterations: the mathematics, written for vectors
-    median, sampling, resampling, images     the kernels around them
+    *_kernels       the iterations: the mathematics, written for vectors (of Brox also brox_data_term)
+    median, sampling, resampling, rearranging, images     the kernels around them
     stripes         the memory layout of the iterations, drawn
-    simd            the vector type, as wide as the processor's registers
+    simd, llvm      the vector type, as wide as the processor's registers, and what it is built of
     compiling       machine code, kept on disk
 
 One thread computes one field; a workspace belongs to one object, so one object a thread. Kernels let go of the GIL. The

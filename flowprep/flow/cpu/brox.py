@@ -18,24 +18,12 @@ from flowprep.flow.cpu.images import (
     border_repeated,
     filter_along,
     filter_down,
-    image_length,
     join_8,
 )
 from flowprep.flow.cpu.llvm import LANES
-from flowprep.flow.cpu.pyramid import Pyramid
+from flowprep.flow.cpu.pyramid import Frame, Pyramid, stretch
 from flowprep.flow.cpu.stripes import aligned, to_stripes
 from flowprep.flow.taps import bicubic, bicubic_inside, smaller, supersampled
-
-FLAT = 1e-9  # grey levels: a range that is not stretched
-
-
-class Frame:
-    """A frame at every level: where pairs start from (I0, I0x, I0y in stripes) and what they look into."""
-
-    def __init__(self, pyramid: Pyramid) -> None:
-        self.sources = [aligned(level.height * level.n * 3 * LANES) for level in pyramid.levels]
-        self.images = [aligned(image_length(level.height, level.width, 8)) for level in pyramid.levels]
-        self.low = self.high = 0.0  # grey levels
 
 
 class BroxSolver:
@@ -68,7 +56,7 @@ class BroxSolver:
         self._changes = np.zeros(kernels.STAIRS, np.float32)
 
     def frame(self) -> Frame:
-        return Frame(self.pyramid)
+        return Frame(self.pyramid, planes=3, channels=8)
 
     def prepare(self, grey: NDArray[np.uint8] | NDArray[np.float32], frame: Frame) -> None:
         """Fill ``frame`` from grey levels (H, W)."""
@@ -100,10 +88,7 @@ class BroxSolver:
         p = self.parameters
         gamma, omega = np.float32(p.gamma), np.float32(p.omega)
         weights = np.float32(1 / p.alpha), np.float32(p.gamma / p.alpha)
-        stretch = 1 / 255
-        if self.ipol:
-            span = max(first.high, second.high) - min(first.low, second.low)
-            stretch = 255 / span if span > FLAT else 1.0
+        factor = stretch(first, second) if self.ipol else 1 / 255  # on grey levels
         for k in range(len(self.pyramid.levels) - 1, -1, -1):
             level, row = self.pyramid.levels[k], self._rows[k]
             state, coarser = self._states[k % 2], self._states[(k + 1) % 2]
@@ -125,7 +110,7 @@ class BroxSolver:
                     *size,
                     self._terms,
                     gamma,
-                    np.float32(stretch),
+                    np.float32(factor),
                     self.ipol,
                 )
                 for inner in range(p.inner_iterations):

@@ -21,7 +21,9 @@ def native_lanes() -> int:
     return 8 if features.get("avx") else 4
 
 
-LANES = {"4": 4, "8": 8, "16": 16}.get(os.environ.get("FLOWPREP_LANES", ""), native_lanes())
+LANES = int(os.environ.get("FLOWPREP_LANES") or native_lanes())  # the variable is for tests
+if LANES not in (4, 8, 16):
+    raise ImportError(f"FLOWPREP_LANES={LANES}: vectors have 4, 8 or 16 lanes")
 
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
 

@@ -8,11 +8,32 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from flowprep.flow.cpu.images import image_length
+from flowprep.flow.cpu.llvm import LANES
 from flowprep.flow.cpu.resampling import Resampling
 from flowprep.flow.cpu.stripes import aligned, blocks, existing_pixels, from_stripes, pitch, to_stripes
 from flowprep.flow.taps import Taps, gaussian
 
 Sampling = Callable[[int, int], Taps]  # from n_in to n_out samples
+
+
+FLAT = 1e-9  # grey levels: a range that is not stretched
+
+
+class Frame:
+    """A frame at every level: where pairs start from (planes in stripes) and what they look into (sampled images)."""
+
+    def __init__(self, pyramid: Pyramid, planes: int, channels: int) -> None:
+        levels = pyramid.levels
+        self.sources = [aligned(level.height * level.n * planes * LANES) for level in levels]
+        self.images = [aligned(image_length(level.height, level.width, channels)) for level in levels]
+        self.low = self.high = 0.0  # grey levels
+
+
+def stretch(first: Frame, second: Frame) -> float:
+    """The factor that stretches the grey levels of both frames together to a range of 255; 1 if they are constant."""
+    span = max(first.high, second.high) - min(first.low, second.low)
+    return 255 / span if span > FLAT else 1.0
 
 
 class Level:

@@ -8,27 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowprep.flow.cpu import tvl1_kernels as kernels
-from flowprep.flow.cpu.images import CENTRAL, border_repeated, filter_along, filter_down, image_length, join_4
+from flowprep.flow.cpu.images import CENTRAL, border_repeated, filter_along, filter_down, join_4
 from flowprep.flow.cpu.llvm import LANES
 from flowprep.flow.cpu.median import scratch_length
-from flowprep.flow.cpu.pyramid import Pyramid
+from flowprep.flow.cpu.pyramid import Frame, Pyramid, stretch
 from flowprep.flow.cpu.stripes import aligned, to_stripes
 from flowprep.flow.taps import bicubic, bilinear, bilinear_from_corner, smaller
 from flowprep.flow.tvl1 import TVL1Parameters
 
+SAMPLED = {"opencv": bilinear, "opencv-cuda": bilinear_from_corner, "ipol": bicubic}  # for another size
 CUBIC = {"opencv": -0.75, "opencv-cuda": -0.5, "ipol": -0.5}  # "a" of cubic convolution
-
-
-FLAT = 1e-9  # grey levels: a range that is not stretched
-
-
-class Frame:
-    """A frame at every level: where pairs start from (I0 in stripes) and what they look into (I1 with its gradient)."""
-
-    def __init__(self, pyramid: Pyramid) -> None:
-        self.sources = [aligned(level.height * level.n * LANES) for level in pyramid.levels]
-        self.images = [aligned(image_length(level.height, level.width, 4)) for level in pyramid.levels]
-        self.low = self.high = 0.0  # grey levels
 
 
 class TVL1Solver:
@@ -36,16 +25,12 @@ class TVL1Solver:
 
     def __init__(self, parameters: TVL1Parameters, height: int, width: int) -> None:
         self.parameters = p = parameters
-        sampled = bilinear if p.preset == "opencv" else bilinear_from_corner
-        if p.preset == "ipol":
-            down, sampled = partial(smaller, scale=p.scale_step), bicubic
-        else:
-            down = partial(sampled, step=1 / p.scale_step)
+        sampled, step = SAMPLED[p.preset], p.scale_step
         self.pyramid = Pyramid(
             p.level_sizes(height, width),
-            down,
+            partial(smaller, scale=step) if p.preset == "ipol" else partial(sampled, step=1 / step),
             lambda n_in, n_out: sampled(n_in, n_out, n_in / n_out),
-            1 / p.scale_step,
+            1 / step,
             p.presmoothing,
             even=False,
         )
@@ -61,7 +46,7 @@ class TVL1Solver:
         self.iterations = 0.0  # pixel-iterations of the last pair
 
     def frame(self) -> Frame:
-        return Frame(self.pyramid)
+        return Frame(self.pyramid, planes=1, channels=4)
 
     def prepare(self, grey: NDArray[np.uint8] | NDArray[np.float32], frame: Frame) -> None:
         """Fill ``frame`` from grey levels (H, W)."""
@@ -84,9 +69,9 @@ class TVL1Solver:
         p = self.parameters
         tau, scale, limit = np.float32(p.tau), np.float32(p.tau / p.theta), p.lambda_ * p.theta
         inside = p.preset == "ipol"
-        if inside and (span := max(first.high, second.high) - min(first.low, second.low)) > FLAT:
+        if inside:
             # Stretching grey levels by s is the same as weighing the data term with s: rho and its gradient grow alike.
-            limit *= 255 / span
+            limit *= stretch(first, second)
         self.iterations = 0.0
         for k in range(len(self.pyramid.levels) - 1, -1, -1):
             level, row = self.pyramid.levels[k], self._rows[k]
