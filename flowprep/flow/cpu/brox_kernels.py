@@ -1,4 +1,4 @@
-"""The kernels of Brox flow: the robust weights, and the sweeps that solve for the flow (brox_data_term.py has the rest).
+"""The kernels of Brox flow: the robust weights, and the sweeps that solve for the flow; see also brox_data_term.py.
 
 The Euler-Lagrange equations of flow/brox.py, linearised at the flow (u, v) and written for the total flow (a, b) =
 (u + du, v + dv), are at each pixel
