@@ -2,8 +2,8 @@
 
 A pipeline file (YAML) has the sections of :class:`ExtractConfig`; the command line has one option for each key, made
 from the same fields. ``Settings`` (sections video, flow, storage) are what shapes the stored numbers: their fingerprint
-names a dataset, and two datasets with different fingerprints never mix. The sections source and run may change between
-two runs.
+names a dataset, and two datasets with different fingerprints never mix. The sections source, run and cluster may change
+between two runs.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import dataclasses
 import hashlib
 import json
 import re
-import reprlib
-import sys
-import typing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from flowprep.errors import UsageError, Verdict, did_you_mean
+from flowprep.schema import checked, from_mapping, setting
 
 FORMAT_VERSION = 1  # of the dataset on disk; a change that alters stored bytes raises it
 MIN_SIDE = 16  # px: no flow method here has a meaning below this
 MAX_WORKERS = 4096  # on one machine
 MIN_MEMORY, MAX_MEMORY = 1024, 2**32  # MiB of one decoding process: its libraries alone take hundreds
+MAX_GRACE = 3600  # s: no job manager waits longer
 MAX_FRAMES = 10**9  # of one video: row numbers of a whole dataset must fit 64 bits
 JPEG_SIDE = 65_500  # px: the largest image that libjpeg writes; a field is stored as one of twice its height
 
@@ -33,24 +32,10 @@ METHODS = ("tvl1", "brox", "deepflow", "dis", "farneback")
 DIRECTIONS = ("forward", "backward", "both")
 RANGES = ("field", "fixed")
 ROUNDINGS = ("exact", "round", "trunc")
+EXECUTORS = ("dask", "batch")
 LAYOUTS = ("auto", "folder", "filelist", "ucf101", "hmdb51", "kinetics")
 
 LIMITS = ("max_pixels", "max_frames")  # keys of the section video that shape no number
-
-TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
-
-SHORT = reprlib.Repr()  # for values in messages, however large
-SHORT.maxlevel = 2
-
-T = TypeVar("T")
-
-
-def setting(default: Any, text: str, *, choices: tuple[str, ...] = (), metavar: str = "", option: str = "") -> Any:
-    """A field with what the command line and the documentation need to know of it."""
-    metadata = {"help": text, "choices": choices, "metavar": metavar, "option": option}
-    if isinstance(default, dict):
-        return field(default_factory=dict, metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -188,6 +173,9 @@ class RunConfig:
     extend: bool = setting(False, "Take in videos that are new in the source, or changed.")
     stall_seconds: float = setting(120.0, "Give a video up when it makes no frame for so long.", metavar="SEC")
     memory_limit: int = setting(4096, "Address space of one decoding process, in MiB.", metavar="MIB")
+    grace_seconds: float = setting(
+        10.0, "Seconds that SIGTERM and SIGUSR2 leave to the shards in flight.", metavar="SEC", option="grace"
+    )
     dry_run: bool = setting(False, "Print the plan (videos, frames, bytes, time expected) and stop.")
 
     def __post_init__(self) -> None:
@@ -195,6 +183,8 @@ class RunConfig:
             raise UsageError(f"--workers {self.workers}: give 1 to {MAX_WORKERS}, or 0 for one per processor.")
         if self.stall_seconds <= 0:
             raise UsageError(f"--stall-seconds {self.stall_seconds}: give a positive number of seconds.")
+        if not 0 <= self.grace_seconds <= MAX_GRACE:
+            raise UsageError(f"--grace {self.grace_seconds}: give 0 to {MAX_GRACE} seconds.")
         if not MIN_MEMORY <= self.memory_limit <= MAX_MEMORY:
             raise UsageError(f"--memory-limit {self.memory_limit}: give {MIN_MEMORY} to {MAX_MEMORY} MiB.")
         self.failures_allowed(100)
@@ -221,6 +211,40 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class ClusterConfig:
+    """Where the tasks run, if not on this machine alone; none of it changes a stored byte."""
+
+    executor: str = setting(
+        "dask", "dask: this machine, or the cluster of a scheduler; batch: one task of a job array.", choices=EXECUTORS
+    )
+    scheduler: str = setting("", "Address of a Dask scheduler, for example tls://node1:8786.", metavar="ADDRESS")
+    scheduler_file: str = setting("", "File in which a Dask scheduler has written its address.", metavar="PATH")
+    tls_ca_file: str = setting("", "Certificate of the authority that signed the cluster's, as PEM.", metavar="PATH")
+    tls_cert: str = setting("", "Own certificate for the cluster, as PEM.", metavar="PATH")
+    tls_key: str = setting("", "Private key of that certificate, as PEM.", metavar="PATH")
+    insecure: bool = setting(False, "Use a scheduler on another machine without TLS: only in a network you trust.")
+    task: str = setting("", "Batch: which task of how many, from 0, as 3/100; default: the array's.", metavar="I/N")
+
+    def __post_init__(self) -> None:
+        tls = [self.tls_ca_file, self.tls_cert, self.tls_key]
+        if self.scheduler and self.scheduler_file:
+            raise UsageError("--scheduler and --scheduler-file exclude each other: give one of them.")
+        if self.executor == "batch" and self.remote:
+            raise UsageError("--executor batch knows no scheduler: leave --scheduler and --scheduler-file out.")
+        if (any(tls) or self.insecure) and not self.remote:
+            raise UsageError("--tls-... and --insecure are for a cluster: add --scheduler or --scheduler-file.")
+        if any(tls) and not all(tls):
+            raise UsageError("TLS needs --tls-ca-file, --tls-cert and --tls-key together.")
+        if self.task and self.executor != "batch":
+            raise UsageError(f"--task {self.task} is for a job array: add --executor batch.")
+
+    @property
+    def remote(self) -> bool:
+        """Whether the tasks run on a cluster that somebody started."""
+        return bool(self.scheduler or self.scheduler_file)
+
+
+@dataclass(frozen=True)
 class ExtractConfig:
     """One extraction, as a pipeline file or the command line describes it."""
 
@@ -230,6 +254,7 @@ class ExtractConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 @dataclass(frozen=True)
@@ -248,10 +273,10 @@ class Settings:
     def from_json(cls, data: dict[str, Any]) -> Settings:
         """What :meth:`to_json` gave; UsageError or KeyError for anything else."""
         return cls(
-            _build(VideoConfig, data["video"], "settings", "video."),
-            _build(FlowConfig, data["flow"], "settings", "flow."),
-            _build(StorageConfig, data["storage"], "settings", "storage."),
-            _checked(data["engine"], str, (), "settings: engine"),
+            from_mapping(VideoConfig, data["video"], "settings", "video."),
+            from_mapping(FlowConfig, data["flow"], "settings", "flow."),
+            from_mapping(StorageConfig, data["storage"], "settings", "storage."),
+            checked(data["engine"], str, (), "settings: engine"),
         )
 
     def fingerprint(self) -> str:
@@ -313,7 +338,7 @@ def read_pipeline(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UsageError(
-            f"{path}: a pipeline file is a mapping with the keys source, output, video, flow, storage, run."
+            f"{path}: a pipeline file is a mapping with the keys source, output, video, flow, storage, run, cluster."
         )
     build(tree, str(path))
     return {key: value for key, value in tree.items() if value is not None}
@@ -321,41 +346,4 @@ def read_pipeline(path: Path) -> dict[str, Any]:
 
 def build(tree: dict[str, Any], where: str) -> ExtractConfig:
     """Check a mapping key by key and make the configuration of it; ``where`` names its origin in errors."""
-    return _build(ExtractConfig, tree, where, "")
-
-
-def _build(cls: type[T], tree: Any, where: str, prefix: str) -> T:
-    if not isinstance(tree, dict):
-        raise UsageError(f"{where}: {prefix.rstrip('.')} must be a mapping, not {SHORT.repr(tree)}.")
-    hints = typing.get_type_hints(cls)
-    fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key not in fields:
-            raise UsageError(f"{where}: unknown key {prefix}{key}.{did_you_mean(str(key), list(fields))}")
-        name = f"{prefix}{key}"
-        if dataclasses.is_dataclass(hints[key]):
-            values[key] = _build(hints[key], value if value is not None else {}, where, f"{name}.")
-        elif value is not None:  # an empty YAML value means the default
-            values[key] = _checked(value, hints[key], fields[key].metadata.get("choices", ()), f"{where}: {name}")
-    try:
-        return cls(**values)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
-
-
-def _checked(value: Any, hint: Any, choices: tuple[str, ...], where: str) -> Any:
-    """``value`` as the type of its field; raises UsageError naming ``where``."""
-    kind = typing.get_origin(hint) or hint
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and kind is str:
-        value = str(value)  # YAML reads `max_failed: 3` as a number
-    elif number and kind is float and abs(value) <= sys.float_info.max:
-        value = float(value)
-    elif not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or kind is float:
-        raise UsageError(f"{where}: {SHORT.repr(value)} is not {TYPES[kind]}.")
-    if kind is str and "\0" in value:
-        raise UsageError(f"{where}: {reprlib.repr(value)} holds a null byte, which no name can.")
-    if choices and value not in choices:
-        raise UsageError(f"{where}: no such value {SHORT.repr(value)}.{did_you_mean(value, list(choices))}")
-    return value
+    return from_mapping(ExtractConfig, tree, where)

@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowprep.config import FORMAT_VERSION, Settings, VideoConfig, fingerprint
+from flowprep.config import FORMAT_VERSION, Settings, VideoConfig
 from flowprep.errors import RefusedError, UsageError
+from flowprep.records import check_seal, seal
 from flowprep.types import Probe, Video
 
 SHARD_SECONDS = (10.0, 240.0)  # work in one shard on one core: short enough to lose, long enough to be worth a task
@@ -60,8 +61,20 @@ class Plan:
 
     def overflow(self, shard: int, array: str) -> int:
         """First block of the overflow of ``shard`` in ``array``; it has room for its longest thinkable videos."""
-        room = -(-self.settings.video.max_frames // BLOCK) * max(len(item.videos) for item in self.shards)
-        return self.ends.get(array, self.base) + shard * room
+        return self.ends.get(array, self.base) + shard * self._room()
+
+    def owner(self, array: str, block: int) -> int | None:
+        """The shard that may write ``block`` of ``array``, as planned or as overflow; None if none may."""
+        for number, shard in enumerate(self.shards):
+            run = shard.blocks.get(array)
+            if run and run.first <= block < run.first + run.count:
+                return number
+        beyond = block - self.ends.get(array, self.base)
+        return beyond // self._room() if 0 <= beyond < self._room() * len(self.shards) else None
+
+    def _room(self) -> int:
+        """Blocks in the overflow of one shard."""
+        return -(-self.settings.video.max_frames // BLOCK) * max(len(item.videos) for item in self.shards)
 
     def to_bytes(self) -> bytes:
         tree = {
@@ -82,7 +95,7 @@ class Plan:
                 for shard in self.shards
             ],
         }
-        return json.dumps({**tree, "sha256": fingerprint(tree)}, separators=(",", ":")).encode()
+        return seal(tree)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Plan:
@@ -94,8 +107,7 @@ class Plan:
                     f"{where}: dataset format {tree['format']}, this flowprep reads format {FORMAT_VERSION}. "
                     "Use the flowprep that wrote it, or extract it anew."
                 )
-            if tree.pop("sha256") != fingerprint(tree):
-                raise ValueError("its checksum is wrong")
+            check_seal(tree, data)
             shards = tuple(
                 Shard(
                     tuple(Video.from_json(video) for video in shard["videos"]),

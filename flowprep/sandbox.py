@@ -20,6 +20,7 @@ import queue
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ START_SECONDS = 120.0  # for a child to import its libraries, on a slow or busy 
 VIDEOS_PER_CHILD = 500  # then a fresh one: a slow leak in a decoder must not add up
 STRIKES = 2  # tries before a crash, a hang or a want of memory is the video's own fault
 KILLS = 6  # tries before SIGKILL is: it mostly comes from outside (a person, a job manager, the kernel short of memory)
+OVER_MEMORY = "over the memory limit of its process (--memory-limit)"
 TAIL = 400  # characters of the child's last words in a verdict
 
 # One thread a process, for every library that would start its own; OpenCV's wheels do not listen to OMP_NUM_THREADS.
@@ -81,8 +83,10 @@ def close_all() -> None:
 class Sandbox:
     """One child process and the conversation with it. Used by one thread."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, gpu: str = "") -> None:
+        """``gpu``: the one GPU that the child sees; "" = no care is taken."""
         self.limits = limits
+        self._gpu = gpu
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self._buffer = b""
@@ -173,11 +177,12 @@ class Sandbox:
         self._videos = 0
         self._process = subprocess.Popen(
             # -P: what lies in the working directory is not for importing.
-            [sys.executable, "-P", "-m", "flowprep.sandbox", str(self.limits.memory_mib)],
+            # A GPU's driver reserves address space without end, so that only the memory in use can be limited there.
+            [sys.executable, "-P", "-m", "flowprep.sandbox", "0" if self._gpu else str(self.limits.memory_mib)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, **CHILD_ENVIRONMENT},
+            env={**os.environ, **CHILD_ENVIRONMENT, **({"CUDA_VISIBLE_DEVICES": self._gpu} if self._gpu else {})},
             start_new_session=True,  # Ctrl-C is for the parent, which decides what becomes of the child
         )
         _running.add(self)
@@ -199,6 +204,8 @@ class Sandbox:
             if STOP.is_set():
                 self.close()
                 raise UnfinishedError("stopped")
+            if self._gpu and _resident_mib(self._process.pid) > self.limits.memory_mib:
+                raise ChildError(Verdict.MEMORY, OVER_MEMORY)
             if time.monotonic() > deadline:
                 raise ChildError(Verdict.TIMEOUT, f"no new frame for {seconds:.0f} s (limit: --stall-seconds)")
             if select.select([handle], [], [], 0.2)[0]:
@@ -228,6 +235,15 @@ class Sandbox:
         return " ".join(self._errors.read().decode(errors="replace").split())[-TAIL:]
 
 
+def _resident_mib(pid: int) -> int:
+    """Memory that a process uses; 0 if it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * resource.getpagesize() // 2**20
+
+
 def _failure(kind: str, text: str) -> Exception:
     """The exception for a failure that the child could still report."""
     if kind == "store":
@@ -240,8 +256,8 @@ def _failure(kind: str, text: str) -> Exception:
 def main() -> None:
     """The child: answers one job after another until stdin ends."""
     faulthandler.enable()
-    limit = int(sys.argv[1]) * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if limit := int(sys.argv[1]) * 2**20:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Answers get a descriptor of their own; whatever a library prints goes to stderr.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
@@ -266,23 +282,36 @@ def main() -> None:
                 continue
             key = json.dumps(job["settings"], sort_keys=True)
             if key not in extractors:
-                extractors[key] = Extractor(Settings.from_json(job["settings"]))
+                extractors[key] = Extractor(_checked(Settings.from_json(job["settings"])))
             row = extractors[key].extract(
                 Path(job["path"]), job["extract"], Path(job["folder"]), lambda count: say(progress=count)
             )
             say(row=row.to_json())
         except MemoryError:
-            say(failed="memory", text="over the memory limit of its process (--memory-limit)")
+            say(failed="memory", text=OVER_MEMORY)
         except StoreError as error:
             say(failed="store", text=str(error))
         except RefusedError as error:
             say(failed="refused", text=str(error))
         except Exception as error:  # noqa: BLE001 - one video must not end the run
             if isinstance(error, opencv.load().error) and error.code == opencv.load().Error.StsNoMem:
-                say(failed="memory", text="over the memory limit of its process (--memory-limit)")
+                say(failed="memory", text=OVER_MEMORY)
             else:
                 traceback.print_exc()
                 say(failed="crash", text=f"internal error, please report it: {type(error).__name__}: {error}"[:TAIL])
+
+
+def _checked(settings: Settings) -> Settings:
+    """``settings``, if what they name as their engine is what this machine has: one dataset, one engine."""
+    from flowprep import flow
+
+    here = flow.find(settings.flow.method, settings.flow.backend).engine()
+    if here != settings.engine:
+        raise RefusedError(
+            f"{socket.gethostname()} computes {settings.flow.method} with {here}, the run was started with "
+            f"{settings.engine}: install the same versions everywhere."
+        )
+    return settings
 
 
 def _probe(path: Path) -> dict[str, Any] | None:

@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flowprep.errors import Verdict
+from flowprep import __version__, flow
+from flowprep.devices import next_gpu
+from flowprep.errors import RefusedError, Verdict
 from flowprep.extract import read_row_file
 from flowprep.plan import BLOCK, Allocator, Plan
 from flowprep.sandbox import Limits, Sandbox
@@ -43,21 +45,36 @@ class Listener:
         """A video has its row."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What all tasks of a run have in common."""
+
+    dataset: str  # absolute path
+    generation: int
+    limits: Limits
+    root: str = ""  # absolute folder that video ids start from, now; "" = where it was when the plan was made
+    version: str = __version__  # of the flowprep that hands the tasks out
+
+
 listener = Listener()
 _thread = threading.local()  # each worker thread keeps its sandbox from shard to shard
 
 
-def extract_shard(dataset: str, generation: int, shard: int, limits: Limits, root: str = "") -> ShardResult:
+def extract_shard(work: Work, shard: int) -> ShardResult:
     """Extract all videos of a shard and commit them.
 
-    ``root`` is where the source folder is now, if it has moved since the plan was made.
-
-    Raises StoreError (disk), RefusedError (damaged plan, method not available here), UnfinishedError (told to stop).
+    Raises StoreError (disk), RefusedError (damaged plan, another flowprep, method not available here), UnfinishedError
+    (told to stop).
     """
-    store = LocalStore(Path(dataset))
-    plan = _plan(dataset, generation)
+    if work.version != __version__:
+        raise RefusedError(
+            f"{socket.gethostname()} has flowprep {__version__}, the run was started with {work.version}: "
+            "install the same version everywhere."
+        )
+    store = LocalStore(Path(work.dataset))
+    plan = _plan(work.dataset, work.generation)
     started = time.monotonic()
-    key = layout.commit_key(generation, shard)
+    key = layout.commit_key(work.generation, shard)
     if store.exists(key):
         return _result(Commit.from_bytes(store.get(key), key), "already done")
 
@@ -66,14 +83,14 @@ def extract_shard(dataset: str, generation: int, shard: int, limits: Limits, roo
         blocks = BlockFiles(scratch, plan, shard)
         for video in plan.shards[shard].videos:
             with _folder(scratch / "video") as folder:
-                row = _extract_video(video, Path(root or plan.root), plan, limits, folder)
+                row = _extract_video(video, Path(work.root or plan.root), plan, work.limits, folder)
                 if row.verdict is Verdict.OK:
                     row = blocks.add(row, folder)
             rows.append(row)
             listener.video(row)
         files = blocks.finish()
         commit = Commit(
-            generation=generation,
+            generation=work.generation,
             shard=shard,
             settings_fingerprint=plan.settings.fingerprint(),
             files=tuple(item for item, _ in files),
@@ -82,6 +99,7 @@ def extract_shard(dataset: str, generation: int, shard: int, limits: Limits, roo
             host=socket.gethostname(),
             seconds=round(time.monotonic() - started, 3),
             versions=versions(),
+            finished=round(time.time(), 3),
         )
         return publish(store, commit, files)
 
@@ -117,9 +135,12 @@ def _plan(dataset: str, generation: int) -> Plan:
 def _extract_video(video: Video, root: Path, plan: Plan, limits: Limits, folder: Path) -> LedgerRow:
     if video.refused:
         return LedgerRow(video.id, Verdict.BAD_PATH, reason=video.refused)
-    box: Sandbox | None = getattr(_thread, "sandbox", None)
-    if box is None or box.limits != limits:
-        box = _thread.sandbox = Sandbox(limits)
+    chosen = plan.settings.flow
+    needed = (limits, chosen.method, chosen.backend)
+    if getattr(_thread, "needed", None) != needed:
+        gpu = next_gpu() if flow.find(chosen.method, chosen.backend).gpu else ""
+        _thread.sandbox, _thread.needed = Sandbox(limits, gpu), needed
+    box: Sandbox = _thread.sandbox
     return box.extract(plan.settings, root / video.id, video.id, folder, _count_fields)
 
 

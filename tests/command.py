@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 COMMAND = [sys.executable, "-c", "from flowprep.cli import main; main()"]
@@ -31,6 +33,14 @@ def start(*arguments: str | Path, env: dict[str, str] | None = None) -> subproce
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def await_(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """Wait until ``condition()`` is true; an AssertionError that names ``what`` if it never is."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not in {seconds} s"
+        time.sleep(0.05)
 
 
 def stored_files(dataset: Path) -> dict[str, bytes]:

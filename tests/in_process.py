@@ -41,7 +41,7 @@ SETTINGS = Settings(
 class InProcess:
     """Stands in for the sandbox: the same work, without a child."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, gpu: str) -> None:  # noqa: ARG002 - the sandbox's signature
         self.limits = limits
 
     def extract(
@@ -107,7 +107,7 @@ def extract(out: Path, plan: Plan, shards: Sequence[int] | None = None) -> None:
         patch.setattr(shard, "Sandbox", InProcess)
         patch.setattr(shard, "_thread", threading.local())  # where a worker keeps its sandbox
         for number in range(len(plan.shards)) if shards is None else shards:
-            shard.extract_shard(str(out), plan.generation, number, Limits())
+            shard.extract_shard(shard.Work(str(out), plan.generation, Limits()), number)
 
 
 def finish(out: Path) -> None:

@@ -24,7 +24,10 @@ ROOMS = (
     "wording",
     "types",
     "versions",
+    "devices",
+    "schema",
     "config",
+    "records",
     "annotations",
     "plan",
     "opencv",  # loads cv2
@@ -38,6 +41,7 @@ ROOMS = (
     "sandbox",
     "shard",
     "run",
+    "submit",
     "synthetic",
     "show",
     "demo",
@@ -60,7 +64,7 @@ FOREIGN = {
     "numpy": ("numpy", [""]),
     "PIL": ("pillow", ["codecs.py", "show/"]),
     "psutil": ("psutil", ["doctor.py"]),
-    "yaml": ("pyyaml", ["config.py"]),
+    "yaml": ("pyyaml", ["config.py", "submit/"]),
     "zarr": ("zarr", ["store/"]),
 }
 

@@ -23,9 +23,11 @@ from flowprep.errors import ExitCode, RefusedError, Verdict
 from flowprep.plan import Plan
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
-from flowprep.store.commits import Commit, read_commits
+from flowprep.store.commits import Commit, committed_shards, read_commits
+from flowprep.store.plans import read_plans
 from flowprep.store.verify import Report, verify
 from flowprep.types import LedgerRow, Placement, StoredFile
+from tests.bad_nfs import BadNfs
 from tests.in_process import CLIP, SETTINGS, make_dataset, write_clips
 
 PLAN = layout.plan_key(0)
@@ -49,7 +51,7 @@ def out(whole: Path, tmp_path: Path) -> Path:
 
 def faults(path: Path, *, full: bool = False) -> list[str]:
     report: Report = verify(flowprep.open(path), full=full)
-    assert report.clean == (not report.faults)
+    assert report.clean == (not report.faults and not report.unfinished)
     return report.faults
 
 
@@ -116,8 +118,11 @@ def test_a_truncated_file(out: Path, kind: str, left: int) -> None:
 
 def test_a_missing_commit(out: Path) -> None:
     (out / COMMIT).unlink()
-    (found,) = faults(out)
-    assert "1 of 2 shards are not committed: the extraction is not finished; run its command again." in found
+    report = verify(flowprep.open(out))
+    assert not report.clean and not report.faults, "not finished is not damaged"
+    assert report.unfinished == (
+        "1 of 2 shards are not committed: the extraction is not finished; run its command again."
+    )
 
 
 def test_rows_claimed_twice(out: Path) -> None:
@@ -187,8 +192,8 @@ def test_rows_that_do_not_decode_are_found_only_by_reading_all(out: Path) -> Non
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda out: (out / "zarr.json").unlink(), "zarr.json is missing, damaged or older than the commit records"),
-        (lambda out: (out / "zarr.json").write_text("{}"), "zarr.json is missing, damaged or older"),
+        (lambda out: (out / "zarr.json").write_text("{}"), "zarr.json is damaged"),
+        (lambda out: (out / "zarr.json").write_text("[" * 100_000), "zarr.json is damaged"),
         (lambda out: (out / "flow_48x64/zarr.json").unlink(), "the Zarr metadata is damaged"),
         (lambda out: (out / "flow_48x64/zarr.json").write_text("[1"), "the Zarr metadata is damaged"),
         (lambda out: (out / "videos/start/c/0").unlink(), "videos/start is not what the commit records say"),
@@ -210,7 +215,50 @@ def test_metadata_that_is_not_the_records(out: Path, damage: Callable[[Path], An
     assert flowprep.open(out).flow(CLIP).shape[0] == 5, "flowprep itself reads the records"
 
 
+@pytest.mark.parametrize("old", ["", "1 plans, 1 commits"], ids=["none", "older"])
+def test_metadata_that_is_not_made_yet(out: Path, old: str) -> None:
+    """Killed after the last commit."""
+    text = (out / "zarr.json").read_text()
+    (out / "zarr.json").write_text(text.replace("1 plans, 2 commits", old)) if old else (out / "zarr.json").unlink()
+    report = verify(flowprep.open(out))
+    assert not report.clean and not report.faults and "zarr.json is missing or older" in report.unfinished
+
+
+def test_records_that_the_folder_does_not_list_yet(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over NFS a listing may be seconds old; a planned record is found by its name."""
+    nfs = BadNfs(out, monkeypatch, hidden=3600)
+    store = LocalStore(out)
+    plans = read_plans(store)
+    assert committed_shards(store) == set() and nfs.met["hidden"]
+    assert committed_shards(store, plans) == {(0, 0), (0, 1)}
+    assert [commit.shard for commit in read_commits(store, plans)] == [0, 1]
+    assert flowprep.open(out).flow(CLIP).shape[0] == 5
+    (out / COMMIT).unlink()
+    assert committed_shards(store, plans) == {(0, 0)}
+
+
 # --- plans and records ---
+
+
+def test_records_are_read_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(out)
+    (first, second) = read_commits(store)
+    monkeypatch.setattr(store, "get", {layout.commit_key(0, 1): (out / COMMIT).read_bytes()}.__getitem__)
+    assert read_commits(store, known=[first]) == [first, second]
+    assert read_commits(store, known=[first])[0] is first
+
+
+def test_records_of_older_layouts_are_read(out: Path) -> None:
+    """Before records had ``finished``, and ended with their checksum."""
+    tree = json.loads((out / COMMIT).read_bytes())
+    whole = Commit.from_bytes((out / COMMIT).read_bytes(), COMMIT)
+    del tree["sha256"]
+    tree.pop("finished", None)
+    old = json.dumps({"sha256": fingerprint(tree), **tree}, indent=1).encode()
+    assert Commit.from_bytes(old, COMMIT) == replace(whole, finished=0.0)
+    plan = json.loads((out / PLAN).read_bytes())
+    assert Plan.from_bytes(json.dumps(plan, indent=1).encode(), PLAN).to_bytes() == (out / PLAN).read_bytes()
+
 
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -351,12 +399,13 @@ def test_reading_what_is_damaged_names_the_file(out: Path, kind: str, damage: Ca
     ("damage", "code", "words"),
     [
         (Path.exists, ExitCode.OK, "clean"),
+        (lambda out: (out / COMMIT).unlink(), ExitCode.UNFINISHED, "UNFINISHED  1 of 2 shards"),
         (lambda out: flip(block(out, "flow_48x64"), 0), ExitCode.REFUSED, "FAULT  flow_48x64/c/"),
         (lambda out: (out / COMMIT).write_bytes(b"{}"), ExitCode.REFUSED, "damaged commit record"),
         (lambda out: (out / PLAN).write_bytes(b"{}"), ExitCode.REFUSED, "damaged plan"),
         (lambda out: shutil.rmtree(out / ".flowprep"), ExitCode.USAGE, "is not a flowprep dataset"),
     ],
-    ids=["whole", "a block", "a commit", "the plan", "all records"],
+    ids=["whole", "unfinished", "a block", "a commit", "the plan", "all records"],
 )
 def test_the_exit_code_says_so(
     out: Path,

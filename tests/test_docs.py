@@ -123,7 +123,7 @@ def test_every_key_with_option_type_and_default(part: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_with_its_arguments_and_options(name: str) -> None:
-    page = "dataset.md" if name in ("info", "verify", "show") else "extract.md"
+    page = "dataset.md" if name in ("info", "show", "status", "verify") else "extract.md"
     text = section(page, f"`flowprep {name}`")
     command = group.get_command(click.Context(group), name)
     assert command

@@ -82,7 +82,10 @@ def _print_summary(summary: Any, output: str) -> None:
     if len(summary.failures) > 20:
         click.echo(f"          and {len(summary.failures) - 20:,} more: flowprep info {output} --failed", err=True)
     done = f"{plural(summary.fields, 'field')}, {size(summary.bytes)} in {output}"
-    if summary.shards_run:
+    if summary.shards_left:
+        left = plural(summary.shards_left, "shard")
+        click.echo(f"{done}, {duration(summary.seconds)}; this task is done, the others have {left} left.")
+    elif summary.shards_run:
         click.echo(f"{done}, {duration(summary.seconds)}.")
     else:
         click.echo(f"{done}: complete, nothing to do.")

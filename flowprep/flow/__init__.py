@@ -83,6 +83,7 @@ class FlowAlgorithm(ABC):
 
     method: ClassVar[str]
     backend: ClassVar[str]
+    gpu: ClassVar[bool] = False  # computes on a GPU: each worker process gets one of its own
     parameters_type: ClassVar[type[Parameters]]
 
     def __init__(self, parameters: Parameters) -> None:
@@ -171,8 +172,10 @@ def backends(method: str) -> dict[str, str]:
     return {name: _load(path).unavailable() for name, path in BACKENDS[method].items()}
 
 
-def find(method: str, backend: str | None = None) -> type[FlowAlgorithm]:
+def find(method: str, backend: str | None = None, *, elsewhere: bool = False) -> type[FlowAlgorithm]:
     """The class of a method on a backend; without a backend the first that works here.
+
+    ``elsewhere``: a named backend need not work here, for other machines will run it.
 
     Raises UsageError for an unknown name, RefusedError saying why where it cannot run on this machine.
     """
@@ -188,7 +191,7 @@ def find(method: str, backend: str | None = None) -> type[FlowAlgorithm]:
     for name, path in known.items():
         algorithm = _load(path)
         reason = algorithm.unavailable()
-        if not reason:
+        if not reason or (backend and elsewhere):
             return algorithm
         reasons.append(f"{name}: {reason}")
     raise RefusedError(f"{method} cannot run here. " + " ".join(reasons))

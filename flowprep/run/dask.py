@@ -1,20 +1,36 @@
-"""Tasks on Dask: on one machine an in-process cluster, whose threads each drive one sandboxed child process."""
+"""Tasks on Dask: threads of this process, or a cluster that somebody started.
+
+    one machine     an in-process cluster; each of its threads drives one sandboxed child process
+    a cluster       any Dask scheduler with any workers, by its address; each worker thread drives such a child there
+
+What travels is a shard's number one way and a few counts back. Dask's messages are pickles: whoever can send them to a
+scheduler or worker can run code there. So an address on another machine must be tls://, or be allowed in words.
+"""
 
 from __future__ import annotations
 
 import logging
+import queue
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster, as_completed
+from distributed import Client, Future, LocalCluster
+from distributed.core import Status
+from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
+from distributed.security import Security
 
-from flowprep.run.window import Work, WorkerLostError
+from flowprep.config import ClusterConfig
+from flowprep.errors import RefusedError, UnfinishedError, UsageError
+from flowprep.run.address import scheduler_address
+from flowprep.run.window import WorkerLostError
 from flowprep.sandbox import STOP, close_all
-from flowprep.shard import extract_shard
+from flowprep.shard import Work, extract_shard
 from flowprep.types import ShardResult
 
 CONFIG = {
@@ -33,42 +49,76 @@ CONFIG = {
     "distributed.admin.log-format": "%(message)s",
 }
 
-
 LOOPBACK = "127.0.0.1:0"
+CONNECT_SECONDS = 30  # to reach a scheduler
+LOOK_SECONDS = 1.0  # between two looks at how many workers there are
+LONELY_SECONDS = 60.0  # without any worker, until that is said
 
 
 class DaskEngine:
-    """The driver loop's engine over a Dask client."""
+    """The driver loop's engine over a Dask client; ``room`` tells how many tasks may be in flight."""
 
-    def __init__(self, client: Client, work: Work, slots: int) -> None:
+    def __init__(self, client: Client, work: Work, room: Callable[[], int], resources: dict[str, int]) -> None:
         self._client = client
         self._work = work
-        self._slots = slots
-        self._shards: dict[str, int] = {}
-        self._completed = as_completed()
+        self._room = room
+        self._resources = resources
+        self._in_flight: dict[str, tuple[int, Future[ShardResult]]] = {}
+        self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     @property
-    def slots(self) -> int:
-        return self._slots
+    def room(self) -> int:
+        return self._room()
 
     def submit(self, shard: int) -> None:
         # A key that was used before would silently join the old task.
         key = f"shard-{shard}-{uuid.uuid4().hex}"
-        self._shards[key] = shard
-        work = self._work
-        arguments = (work.dataset, work.generation, shard, work.limits, work.root)
-        self._completed.add(self._client.submit(extract_shard, *arguments, key=key, pure=False))
+        future = self._client.submit(
+            extract_shard, self._work, shard, key=key, pure=False, resources=self._resources or None
+        )
+        self._in_flight[key] = shard, future
+        future.add_done_callback(lambda ended: self._done.put(str(ended.key)))
 
-    def next_done(self) -> tuple[int, ShardResult | BaseException]:
-        future: Future[ShardResult] = next(self._completed)
-        shard = self._shards.pop(str(future.key))
+    def next_done(self, seconds: float) -> tuple[int, ShardResult | BaseException] | None:
+        try:
+            key = self._done.get(timeout=seconds)
+        except queue.Empty:
+            self._check_scheduler()
+            return None
+        shard, future = self._in_flight.pop(key)
         if future.status == "finished":
             result: ShardResult = future.result()
             return shard, result
         error: Any = future.exception() if future.status == "error" else None
-        if error is None or isinstance(error, KilledWorker):
+        if error is None:  # cancelled or lost: with its worker, or all of them with the scheduler
+            self._check_scheduler()
+        stopped_there = isinstance(error, UnfinishedError) and not STOP.is_set()
+        if error is None or stopped_there or isinstance(error, KilledWorker):
             return shard, WorkerLostError(f"the worker of shard {shard} is gone ({future.status})")
+        if isinstance(error, ImportError) and (error.name or "").startswith("flowprep"):
+            return shard, RefusedError(
+                f"A worker has no flowprep, or another one ({error}): install the same everywhere."
+            )
         return shard, error
+
+    def _check_scheduler(self) -> None:
+        if self._client.status != "running":
+            raise UnfinishedError("The scheduler is gone.")
+
+    def cancel(self) -> None:
+        """Take back what no worker has begun; what is being worked on there still commits by itself."""
+        if self._client.status == "running":
+            self._client.cancel([future for _, future in self._in_flight.values()])
+
+
+class _Courtesy(WorkerPlugin):
+    """A worker that is told to close does not wait for its children."""
+
+    name = "flowprep"
+
+    def teardown(self, worker: Any) -> None:
+        if worker.status is not Status.running:  # not only replaced by that of another run
+            STOP.set()
 
 
 @contextmanager
@@ -77,7 +127,7 @@ def local_engine(work: Work, workers: int) -> Iterator[DaskEngine]:
 
     Dask opens HTTP servers whatever one says; here they listen on this machine alone, on free ports, and serve nothing.
     """
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    _hush()
     with dask.config.set(CONFIG):
         cluster = LocalCluster(
             n_workers=1,
@@ -90,10 +140,95 @@ def local_engine(work: Work, workers: int) -> Iterator[DaskEngine]:
         )
         client = Client(cluster)
         try:
-            yield DaskEngine(client, work, workers)
+            yield DaskEngine(client, work, lambda: workers, {})
         finally:
             STOP.set()  # a thread that still waits for its child gives up, so that the cluster can close
             client.close()
             cluster.close()
             close_all()
             STOP.clear()
+
+
+@contextmanager
+def cluster_engine(
+    work: Work, config: ClusterConfig, most: int, *, gpu: bool, say: Callable[[str], None]
+) -> Iterator[DaskEngine]:
+    """An engine on the cluster that ``config`` names, with twice as many tasks in flight as it has threads.
+
+    ``most``: tasks that may run at once; 0 = as many as there are threads. ``gpu``: only on workers that were started
+    with the resource GPU=1. Raises RefusedError for an address that is not safe, UnfinishedError where nobody answers.
+    """
+    address = scheduler_address(config)
+    security = _security(config, address)
+    _hush()
+    with dask.config.set({**CONFIG, "distributed.comm.require-encryption": address.startswith("tls://")}):
+        try:
+            client = Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise UnfinishedError(
+                f"No Dask scheduler answers at {address} ({error}): start it, or correct the address"
+            ) from None
+        engine = DaskEngine(client, work, _Room(client, address, most, gpu, say), {"GPU": 1} if gpu else {})
+        try:
+            client.register_plugin(_Courtesy())
+            yield engine
+        finally:
+            engine.cancel()
+            client.close(timeout=2)
+
+
+def _hush() -> None:
+    """What goes wrong in Dask is said by us, once."""
+    for name in ("distributed", "distributed.client", "distributed.worker", "distributed.scheduler"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class _Room:
+    """Tasks that may be in flight on a cluster whose workers come and go."""
+
+    def __init__(self, client: Client, address: str, most: int, gpu: bool, say: Callable[[str], None]) -> None:
+        self._client = client
+        self._address = address
+        self._most = most
+        self._gpu = gpu
+        self._say = say
+        self._threads = 0
+        self._looked = float("-inf")
+        self._lonely_since = time.monotonic()
+
+    def __call__(self) -> int:
+        now = time.monotonic()
+        if now > self._looked + LOOK_SECONDS and self._client.status == "running":
+            self._looked = now
+            self._threads = self._count()
+            if self._threads:
+                self._lonely_since = now
+            elif now > self._lonely_since + LONELY_SECONDS:
+                self._lonely_since = now
+                kind = "worker with the resource GPU=1" if self._gpu else "worker"
+                self._say(f"No {kind} is connected to {self._address}; waiting. Ctrl-C ends this run, nothing is lost.")
+        return 2 * (min(self._threads, self._most) if self._most else self._threads)
+
+    def _count(self) -> int:
+        workers: Any = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        if self._gpu:
+            return int(sum(worker["resources"].get("GPU", 0) for worker in workers))
+        return sum(worker["nthreads"] for worker in workers)
+
+
+def _security(config: ClusterConfig, address: str) -> Security:
+    """Certificates as configured here, else as in Dask's own configuration."""
+    if not config.tls_cert:
+        security = Security()
+        if address.startswith("tls://") and not security.get_connection_args("client").get("ssl_context"):
+            raise UsageError(f"--scheduler {address}: add --tls-ca-file, --tls-cert and --tls-key.")
+        return security
+    for path in (config.tls_ca_file, config.tls_cert, config.tls_key):
+        if not Path(path).is_file():
+            raise UsageError(f"{path}: no such file; it was given for TLS.")
+    return Security(
+        require_encryption=True,
+        tls_ca_file=config.tls_ca_file,
+        tls_client_cert=config.tls_cert,
+        tls_client_key=config.tls_key,
+    )

@@ -5,24 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowprep import flow, shard
 from flowprep.annotations import Source, read_source
 from flowprep.config import ExtractConfig, Settings
+from flowprep.devices import gpus
 from flowprep.errors import ExitCode, RefusedError, StoreError, UnfinishedError, UsageError, Verdict
 from flowprep.plan import Plan
+from flowprep.run.address import scheduler_address
+from flowprep.run.batch import share
+from flowprep.run.changes import Changes, refuse_other_settings
+from flowprep.run.engines import open_engine
 from flowprep.run.expectation import Expectation, expect, used_blocks
 from flowprep.run.headers import probe_all
 from flowprep.run.progress import Progress
-from flowprep.run.signals import stop_on_signals
-from flowprep.run.window import Work, drive
+from flowprep.run.signals import Stop, stop_on_signals
+from flowprep.run.window import drive
 from flowprep.sandbox import Limits
+from flowprep.shard import Work
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import (
+    Commit,
     committed_shards,
     damaged,
     is_finalised,
@@ -31,7 +38,7 @@ from flowprep.store.commits import (
     rows_in_force,
     tally,
 )
-from flowprep.store.plans import planned_videos, read_plans, write_plan
+from flowprep.store.plans import read_plans, write_plan
 from flowprep.types import LedgerRow, ShardResult, Video
 from flowprep.wording import duration, plural, size, some
 
@@ -47,12 +54,13 @@ class Summary:
     shards_run: int  # in this run; 0 = there was nothing to do
     seconds: float  # wall time of this run
     exit_code: int
+    shards_left: int = 0  # for the other tasks of a job array; then all of the above is of this run alone
 
 
 def resolve(config: ExtractConfig) -> Settings:
     """The complete settings: the backend chosen, every parameter of the method named, the engine's version noted."""
     chosen = config.flow
-    algorithm = flow.find(chosen.method, chosen.backend or None)
+    algorithm = flow.find(chosen.method, chosen.backend or None, elsewhere=config.cluster.remote)
     parameters = algorithm.parameters_type.of(chosen.method, chosen.parameters, algorithm.backend).to_json()
     full = replace(chosen, backend=algorithm.backend, parameters=parameters)
     return Settings(config.video, full, config.storage, algorithm.engine())
@@ -73,52 +81,85 @@ class Extraction:
         self.say = say
         self.quiet = quiet
         self.settings = resolve(config)
+        self.gpu = flow.find(self.settings.flow.method, self.settings.flow.backend, elsewhere=True).gpu
         self.output = Path(config.output)
         self.store = LocalStore(self.output)
-        self.workers = config.run.workers or len(os.sched_getaffinity(0))
+        here = len(gpus()) if self.gpu else len(os.sched_getaffinity(0))
+        self.workers = config.run.workers or max(1, here)
         self.limits = Limits(config.run.stall_seconds, config.run.memory_limit)
+        self._commits: list[Commit] = []  # read so far
         self._refuse_foreign_output()
+        if config.cluster.remote:
+            scheduler_address(config.cluster)  # not only after an hour of planning
 
     def dry_run(self) -> Expectation:
         """The plan for what is still to do, without writing anything."""
         source = self._source()
-        plans = read_plans(self.store)
-        self._check(plans, source)
+        plans = self._read_plans()
         if not plans:
             return self._expect(source, list(source.videos), 0)
-        videos = self._to_plan_again(source, plans)
-        done = committed_shards(self.store)
+        videos = self._checked_changes(source, plans).videos
+        done = committed_shards(self.store, plans)
         for plan in plans:
             for k, item in enumerate(plan.shards):
                 videos += [] if (plan.generation, k) in done else item.videos
         return self._expect(source, videos, len(plans))
 
+    def prepare(self) -> tuple[int, int]:
+        """Write the plans that are missing, without running them: how many shards are pending, of how many."""
+        with stop_on_signals(self.config.run.grace_seconds):
+            source = self._source()
+            plans = self._plans(source)
+            self._plan_again(source, plans)
+            return self._pending(plans), sum(len(plan.shards) for plan in plans)
+
     def run(self) -> Summary:
         """Do what is missing and sum up. Raises UnfinishedError when told to stop by a signal."""
         if not __debug__:  # zarr relies on assert statements
             raise RefusedError("Python runs with -O or PYTHONOPTIMIZE, which breaks zarr: unset it.")
-        with stop_on_signals():
-            return self._run()
+        with stop_on_signals(self.config.run.grace_seconds) as stop:
+            return self._run_share(stop) if self.config.cluster.executor == "batch" else self._run_all(stop)
 
-    def _run(self) -> Summary:
+    def _run_all(self, stop: Stop) -> Summary:
         started = time.monotonic()
         source = self._source()
-        plans = read_plans(self.store)
-        self._check(plans, source)
+        plans = self._plans(source)
         self.store.sweep()
-        shards_run = 0
-        if broken := damaged(self.store, read_commits(self.store)):
-            raise RefusedError(f"{self.output} is damaged: files are missing or cut short. {repair_advice(broken)}")
-        if not plans:
-            plans = [self._write(self._expect(source, list(source.videos), 0).plan)]
+        results = [self._run_shards(plan, shard.pending(self.store, plan), str(source.root), stop) for plan in plans]
+        if self._plan_again(source, plans):
+            plan = plans[-1]
+            results.append(self._run_shards(plan, shard.pending(self.store, plan), str(source.root), stop))
+        return self._summary(plans, sum(map(len, results)), started)
+
+    def _run_share(self, stop: Stop) -> Summary:
+        """One task of a job array: only its own shards. The source is not read again, however large it is."""
+        if self.config.run.retry_status or self.config.run.extend:
+            raise UsageError(
+                "--retry-status and --extend plan new work, once, for all tasks of a job array: "
+                "flowprep submit does that. Leave them out here."
+            )
+        started = time.monotonic()
+        mine = share(self.config.cluster.task)
+        plans = self._read_plans() or self._plans(self._source())
+        refuse_other_settings(self.output, plans, self.settings)
+        done: list[ShardResult] = []
         for plan in plans:
-            shards_run += self._run_shards(plan, source)
-        again, described = self._to_plan_again(source, plans), self._described_anew(source, plans)
-        if again or described:
-            plan = replace(self._expect(source, again, len(plans)).plan, described=tuple(described))
-            plans.append(self._write(plan))
-            shards_run += self._run_shards(plans[-1], source)
-        return self._summary(plans, shards_run, started)
+            todo = [k for k in shard.pending(self.store, plan) if k in mine]
+            done += self._run_shards(plan, todo, "", stop)
+        left = self._pending(plans)
+        if not left:
+            return self._summary(plans, len(done), started)
+        verdicts = {str(verdict): sum(result.verdicts.get(verdict, 0) for result in done) for verdict in Verdict}
+        return Summary(
+            verdicts={verdict: count for verdict, count in verdicts.items() if count},
+            failures=[],
+            fields=sum(result.fields for result in done),
+            bytes=sum(result.bytes for result in done),
+            shards_run=len(done),
+            seconds=time.monotonic() - started,
+            exit_code=ExitCode.OK,
+            shards_left=left,
+        )
 
     def _source(self) -> Source:
         chosen = self.config.source
@@ -150,76 +191,57 @@ class Extraction:
         if self.output.is_dir() and any(self.output.iterdir()) and not self.store.path(layout.PLANS).is_dir():
             raise RefusedError(f"{self.output} exists and is not a flowprep dataset: name another folder.")
 
-    def _check(self, plans: list[Plan], source: Source) -> None:
-        """Refuse changed settings, and a changed source unless --extend takes it in."""
-        if not plans:
-            if committed_shards(self.store):
-                raise RefusedError(f"{self.output} is damaged: its plan ({layout.plan_key(0)}) is missing.")
-            return
-        written = plans[0].settings
-        if written.fingerprint() != self.settings.fingerprint():
-            changes = "\n  ".join(written.differences(self.settings))
-            raise RefusedError(
-                f"{self.output} was made with other settings ({written.fingerprint()[:12]} there, "
-                f"{self.settings.fingerprint()[:12]} here); what differs:\n  {changes}\n"
-                "Give the same settings again, or write to another folder."
-            )
-        planned = planned_videos(plans)
-        retried = {video.id for video in self._to_retry(source)}
-        changed = [video.id for video in self._new_or_changed(source, plans) if video.id not in retried]
-        gone = sorted(planned.keys() - {video.id for video in source.videos})
-        if changed and not self.config.run.extend:
-            raise RefusedError(
-                f"The source has changed since {self.output} was planned. New or of another size: {some(changed)}. "
-                "Add --extend to take them in."
-            )
-        relabelled = [video.id for video in self._labels_changed(source, plans)]
-        if relabelled and not self.config.run.extend:
-            raise RefusedError(
-                f"Labels or splits are not those that {self.output} was planned with: {some(relabelled)}. "
-                "Add --extend to take over the new ones; no flow is computed again for that."
-            )
-        if gone:
-            self.say(f"No longer in the source (what is stored of them stays): {some(gone)}")
+    def _plans(self, source: Source) -> list[Plan]:
+        """The plans of the dataset, the first one made now if there is none; refused if they do not fit ``source``."""
+        with self.store.exclusive("plan"):  # of several processes that start together one plans
+            plans = self._read_plans()
+            if not plans:
+                return [self._write(self._expect(source, list(source.videos), 0).plan)]
+        changes = self._checked_changes(source, plans)
+        if changes.gone:
+            self.say(f"No longer in the source (what is stored of them stays): {some(changes.gone)}")
+        if broken := damaged(self.store, self._read_commits(plans)):
+            raise RefusedError(f"{self.output} is damaged: files are missing or cut short. {repair_advice(broken)}")
+        return plans
 
-    @staticmethod
-    def _new_or_changed(source: Source, plans: list[Plan]) -> list[Video]:
-        planned = planned_videos(plans)
-        return [video for video in source.videos if video.id not in planned or planned[video.id].size != video.size]
+    def _read_plans(self) -> list[Plan]:
+        plans = read_plans(self.store)
+        if not plans and committed_shards(self.store):
+            raise RefusedError(f"{self.output} is damaged: its plan ({layout.plan_key(0)}) is missing.")
+        return plans
 
-    @staticmethod
-    def _labels_changed(source: Source, plans: list[Plan]) -> list[Video]:
-        """Videos of the source whose label or splits differ from the plan's."""
-        planned = planned_videos(plans)
-        return [
-            video
-            for video in source.videos
-            if (old := planned.get(video.id)) and (old.label, old.splits) != (video.label, video.splits)
-        ]
+    def _checked_changes(self, source: Source, plans: list[Plan]) -> Changes:
+        refuse_other_settings(self.output, plans, self.settings)
+        changes = self._changes(source, plans)
+        changes.refuse(self.output)
+        return changes
 
-    def _described_anew(self, source: Source, plans: list[Plan]) -> list[Video]:
-        """With --extend: planned videos whose labels or splits are to be taken over."""
-        return self._labels_changed(source, plans) if self.config.run.extend else []
+    def _changes(self, source: Source, plans: list[Plan]) -> Changes:
+        rows = rows_in_force(self._read_commits(plans)) if self.config.run.retry_verdicts() else {}
+        return Changes(source, plans, rows, self.config.run)
 
-    def _to_plan_again(self, source: Source, plans: list[Plan]) -> list[Video]:
-        """Videos for a new generation: grown or changed ones with --extend, failed ones with --retry-status."""
-        grown = self._new_or_changed(source, plans) if self.config.run.extend else []
-        again = {video.id: video for video in [*grown, *self._to_retry(source)]}
-        return [again[id] for id in sorted(again)]
+    def _plan_again(self, source: Source, plans: list[Plan]) -> bool:
+        """Add a generation to ``plans`` for what is new, changed or to be tried again; False if nothing is."""
+        changes = self._changes(source, plans)
+        videos, described = changes.videos, changes.described
+        if videos or described:
+            plan = self._expect(source, videos, len(plans)).plan
+            plans.append(self._write(replace(plan, described=tuple(described))))
+        return bool(videos or described)
 
-    def _to_retry(self, source: Source) -> list[Video]:
-        """Videos whose row in force has a verdict that --retry-status names."""
-        verdicts = self.config.run.retry_verdicts()
-        if not verdicts:
-            return []
-        rows = rows_in_force(read_commits(self.store))
-        return [video for video in source.videos if video.id in rows and rows[video.id].verdict in verdicts]
+    def _read_commits(self, plans: Sequence[Plan]) -> list[Commit]:
+        self._commits = read_commits(self.store, plans, known=self._commits)
+        return self._commits
+
+    def _pending(self, plans: list[Plan]) -> int:
+        """Shards of all ``plans`` that are not committed."""
+        return sum(len(plan.shards) for plan in plans) - len(committed_shards(self.store, plans))
 
     def _expect(self, source: Source, videos: list[Video], generation: int) -> Expectation:
         """Plan ``videos``, from what their headers say."""
         if videos:
             self.say(f"Planning {plural(len(videos), 'video')}.")
-        used = used_blocks(read_commits(self.store)) if generation else {}
+        used = used_blocks(self._read_commits(())) if generation else {}
         try:
             probes = probe_all(source.root, videos, self.limits, self.workers)
         except UnfinishedError:
@@ -240,47 +262,55 @@ class Extraction:
             raise RefusedError(f"{self.output}: another run has just planned it, and not alike. Run the command again.")
         return plan
 
-    def _run_shards(self, plan: Plan, source: Source) -> int:
-        """Run the shards of ``plan`` that have no commit record; how many that were."""
-        todo = shard.pending(self.store, plan)
+    def _run_shards(self, plan: Plan, todo: list[int], root: str, stop: Stop) -> list[ShardResult]:
+        """Run the shards ``todo`` of ``plan``; what became of each."""
         if not todo:
-            return 0
-        from flowprep.run.dask import local_engine  # costs a second: not for a run with nothing to do
-
+            return []
+        remote = self.config.cluster.remote
         chosen = self.settings.flow
-        flow.get(chosen.method, chosen.backend, **chosen.parameters).warm(self.say)  # once, not in each process
-
+        if not remote:
+            flow.get(chosen.method, chosen.backend, **chosen.parameters).warm(self.say)  # once, not in each process
         total = len(plan.shards)
-        done = total - len(todo)
-        if done:
-            self.say(f"Continuing: {done} of {total} shards are done.")
+        if len(todo) < total and self.config.cluster.executor == "dask":
+            self.say(f"Continuing: {total - len(todo)} of {total} shards are done.")
         videos = sum(len(plan.shards[k].videos) for k in todo)
         fields = sum(plan.shards[k].fields for k in todo)
-        workers = min(self.workers, len(todo))
-        work = Work(str(self.output.absolute()), plan.generation, self.limits, str(source.root))
-
-        def committed(_result: ShardResult) -> None:
-            nonlocal done
-            done += 1
-
+        workers = self.config.run.workers if remote else min(self.workers, len(todo))
+        work = Work(str(self.output.absolute()), plan.generation, self.limits, root)
+        results: list[ShardResult] = []
         with Progress(videos, fields, quiet=self.quiet) as progress:
+
+            def committed(result: ShardResult) -> None:
+                results.append(result)
+                if remote:  # nothing was heard of it before
+                    key = layout.commit_key(result.generation, result.shard)
+                    progress.shard(Commit.from_bytes(self.store.get(key), key))
+
             shard.listener = progress
             try:
-                with local_engine(work, workers) as engine:
-                    drive(engine, todo, committed)
-            except UnfinishedError:
-                raise UnfinishedError(
-                    f"Stopped: {done} of {total} shards are committed; run the same command to continue."
-                ) from None
+                with open_engine(self.config.cluster, work, workers, gpu=self.gpu, say=progress.note) as engine:
+                    aside = drive(engine, todo, committed, stop)
+            except UnfinishedError as error:
+                reason = "Stopped" if stop.asked else str(error).rstrip(".")
+                raise UnfinishedError(f"{reason}: {self._how_far(plan)}; run the same command to continue.") from None
             except StoreError as error:
-                raise StoreError(f"{error} {done} of {total} shards are committed.") from None
+                raise StoreError(f"{error} ({self._how_far(plan)}.)") from None
             finally:
                 shard.listener = shard.Listener()
-        return len(todo)
+        if aside:
+            raise UnfinishedError(
+                f"{plural(len(aside), 'shard')} lost the worker again and again ({some([str(k) for k in aside])}): "
+                f"is a machine short of memory? {self._how_far(plan)}; run the same command to try the rest again."
+            )
+        return results
+
+    def _how_far(self, plan: Plan) -> str:
+        total = len(plan.shards)
+        return f"{total - len(shard.pending(self.store, plan))} of {total} shards are committed"
 
     def _summary(self, plans: list[Plan], shards_run: int, started: float) -> Summary:
         with self.store.exclusive("finalise"):  # of two runs the later one has read all commits
-            commits = read_commits(self.store)
+            commits = self._read_commits(plans)
             if not is_finalised(self.store, len(plans), len(commits)):
                 from flowprep.store.finalise import finalise  # loads zarr: not for a run with nothing to do
 

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from flowprep.errors import Verdict
 from flowprep.shard import Listener
+from flowprep.store.commits import Commit
 from flowprep.types import LedgerRow
 
 LIVE_SECONDS = 0.25  # between two states of the live line
@@ -53,6 +54,17 @@ class Progress(Listener):
             if row.verdict is not Verdict.OK:
                 self._failures.append(row)
 
+    def shard(self, commit: Commit) -> None:
+        """A whole shard is committed, of which nothing was heard before: it ran in another process."""
+        self.fields(sum(row.flow.length for row in commit.rows if row.flow))
+        for row in commit.rows:
+            self.video(row)
+
+    def note(self, text: str) -> None:
+        """Say something besides."""
+        if not self._quiet:
+            self._write(("\r\x1b[K" if self._live else "") + text + "\n")
+
     def line(self) -> str:
         """``"12/87 videos  1,204 of ~17,200 fields  210/s  0:06 passed  ETA 1:16  2 failed"``"""
         with self._lock:
@@ -79,9 +91,7 @@ class Progress(Listener):
         with self._lock:
             failures, self._failures = self._failures, []
         for row in failures:
-            if not self._quiet:
-                clear = "\r\x1b[K" if self._live else ""
-                self._write(f"{clear}{row.verdict}: {row.id}: {row.reason}\n")
+            self.note(f"{row.verdict}: {row.id}: {row.reason}")
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

@@ -1,93 +1,84 @@
 """Whole files with put-if-absent: all that the commit protocol asks of a disk.
 
-A file is written under a temporary name, flushed to the disk, and then *linked* to its final name, which fails if that
-name is taken: no reader ever sees half a file, and of two writers exactly one wins.
+:class:`BlobStore` is what the rest of flowprep relies on, :class:`LocalStore` does it on local disks and NFS: a file is
+written under a temporary name, flushed to the disk, and then *linked* to its final name, which fails if that name is
+taken. No reader ever sees half a file, and of two writers exactly one wins.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import re
 import shutil
-import socket
-import time
-import uuid
+import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from flowprep.errors import StoreError
+from flowprep.store.locks import locked
+from flowprep.store.nfs import patiently
+from flowprep.store.scratch import Scratch, new_name
 
-STALE_SECONDS = 24 * 3600.0  # a temporary folder in which nothing has changed for a day is litter
 SCRATCH = ".flowprep/tmp"
 LOCKS = ".flowprep/locks"
 NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # how file systems say so
 
 
-class LocalStore:
-    """Files below one folder, addressed by keys with '/' between the parts."""
+class BlobStore(ABC):
+    """Blobs of bytes under keys, text with '/' between the parts; every method raises StoreError where the store fails.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Whoever can read a key gets all its bytes, at any moment, whatever was killed or cut off on the way.
+    tests/blob_contract.py holds an implementation to these promises.
+    """
 
-    def path(self, key: str) -> Path:
-        return self.root / key
+    @abstractmethod
+    def address(self, key: str) -> str:
+        """What messages call ``key``: a path or a URL."""
 
+    @abstractmethod
     def exists(self, key: str) -> bool:
-        with _store_errors(self.path(key)):
-            return self.path(key).is_file()
+        """Whether there is a blob ``key`` (a folder is none). Knows of it as soon as the put has returned, anywhere."""
 
+    @abstractmethod
     def size(self, key: str) -> int:
-        """Bytes of ``key``; -1 if there is no such file."""
-        with _store_errors(self.path(key)):
-            try:
-                return self.path(key).stat().st_size
-            except FileNotFoundError:
-                return -1
+        """Bytes of ``key``; -1 if there is no such blob."""
 
+    @abstractmethod
     def get(self, key: str) -> bytes:
-        """The bytes of ``key``. Raises StoreError if it cannot be read."""
-        with _store_errors(self.path(key)):
-            if not self.path(key).is_file():
-                raise FileNotFoundError(errno.ENOENT, "no such regular file")
-            return self.path(key).read_bytes()
+        """The bytes of ``key``."""
 
+    @abstractmethod
     def keys(self, folder: str) -> list[str]:
-        """Keys of the files directly in ``folder``, sorted; none if there is no such folder."""
-        with _store_errors(self.path(folder)):
-            try:
-                with os.scandir(self.path(folder)) as entries:
-                    return sorted(f"{folder}/{entry.name}" for entry in entries if entry.is_file())
-            except FileNotFoundError:
-                return []
+        """Keys directly in ``folder``, sorted; none if there is no such folder. The newest ones may still lack."""
 
+    @abstractmethod
     def put_new(self, key: str, source: Path) -> bool:
         """Publish the finished file ``source`` as ``key``; False, and nothing changed, if ``key`` exists.
 
-        ``source`` (same disk) is gone afterwards if it was published. Raises StoreError.
+        Of many who try at once, on any machine, exactly one is told True. It has survived a power cut before this
+        returns. ``source``, which lies in a :meth:`scratch` folder, is gone afterwards if it was published.
         """
-        target = self.path(key)
-        with _store_errors(target):
-            _make_folder(target.parent)
-            _flush(source)
-            try:
-                os.link(source, target)
-            except FileExistsError:
-                # Over NFS a link can be made and its answer lost: then the source has two names (open(2)).
-                if os.stat(source).st_nlink != 2:
-                    return False
-            except OSError as error:
-                if error.errno in NO_HARD_LINKS:
-                    raise StoreError(
-                        f"{self.root}: this file system has no hard links, which commits need. "
-                        "Write the dataset to a local disk or NFS and copy it afterwards."
-                    ) from None
-                raise
-            os.unlink(source)
-            _flush(target.parent)
-            return True
+
+    @abstractmethod
+    def replace(self, key: str, source: Path) -> None:
+        """Publish ``source`` as ``key`` in one step, in place of what may be there; ``source`` is gone afterwards."""
+
+    @abstractmethod
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
+        """Only one process at a time is here under the same ``name``; the place is free when its holder is gone.
+
+        Where a store has no locks this waits for nobody: :meth:`put_new` alone decides who wins.
+        """
+
+    @abstractmethod
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A new folder on a disk of this machine, removed at the end, from which a put is cheap."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Remove the scratch folders that dead processes left; those of the living stay."""
 
     def put_new_bytes(self, key: str, data: bytes) -> bool:
         """:meth:`put_new` for bytes at hand."""
@@ -97,25 +88,96 @@ class LocalStore:
                 source.write_bytes(data)
             return self.put_new(key, source)
 
-    def replace(self, key: str, source: Path) -> None:
-        """Publish ``source`` as ``key``, in place of what may be there, in one step."""
+
+class LocalStore(BlobStore):
+    """Files below one folder of a local disk or of NFS; keys are paths below it.
+
+    Over NFS an answer may be lost and the question asked again, so that a link or rename that was made reports an
+    error: what counts is what is there. And a name may lead for a moment to a file that is gone (ESTALE).
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._prefix = f"{root}/"
+
+    def path(self, key: str) -> Path:
+        return self.root / key
+
+    def address(self, key: str) -> str:
+        return self._prefix + key
+
+    def exists(self, key: str) -> bool:
+        with _store_errors(self.path(key)), suppress(FileNotFoundError, NotADirectoryError):
+            # Opened, not looked at: that is what NFS asks its server about.
+            handle = patiently(lambda: _open(self.address(key)))
+            try:
+                return stat.S_ISREG(os.fstat(handle).st_mode)
+            finally:
+                os.close(handle)
+        return False
+
+    def size(self, key: str) -> int:
+        path = self.address(key)
+        try:
+            return patiently(lambda: os.stat(path)).st_size
+        except FileNotFoundError:
+            return -1
+        except OSError as error:
+            raise store_error(Path(path), error) from error
+
+    def get(self, key: str) -> bytes:
+        with _store_errors(self.path(key)):
+            return patiently(lambda: _read(self.address(key)))
+
+    def keys(self, folder: str) -> list[str]:
+        with _store_errors(self.path(folder)):
+            try:
+                return patiently(lambda: _list(self.address(folder), folder))
+            except FileNotFoundError:
+                return []
+
+    def put_new(self, key: str, source: Path) -> bool:
         target = self.path(key)
         with _store_errors(target):
             _make_folder(target.parent)
             _flush(source)
-            os.replace(source, target)
+            try:
+                os.link(source, target)
+            except OSError as error:
+                if (
+                    patiently(lambda: os.stat(source)).st_nlink != 2
+                ):  # else it was made, whatever the answer (open(2), on O_EXCL)
+                    if error.errno == errno.EEXIST:
+                        return False
+                    if error.errno in NO_HARD_LINKS:
+                        raise StoreError(
+                            f"{self.root}: this file system has no hard links, which commits need. "
+                            "Write the dataset to a local disk or NFS and copy it afterwards."
+                        ) from None
+                    raise
+            os.unlink(source)
+            _flush(target.parent)
+            return True
+
+    def replace(self, key: str, source: Path) -> None:
+        target = self.path(key)
+        with _store_errors(target):
+            _make_folder(target.parent)
+            _flush(source)
+            file = patiently(lambda: os.stat(source))
+            try:
+                os.replace(source, target)
+            except OSError:
+                if patiently(source.exists) or not os.path.samestat(file, patiently(lambda: os.stat(target))):
+                    raise
             _flush(target.parent)
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """Only one process at a time is here under the same ``name``; the lock goes with its holder, however it ends.
-
-        On file systems without locks this waits for nobody; commits are still made once, by :meth:`put_new`.
-        """
         path = self.path(f"{LOCKS}/{name}")
         with _store_errors(path):
             _make_folder(path.parent)
-            handle = _locked(path)
+            handle = locked(path)
         try:
             yield
         finally:
@@ -124,72 +186,65 @@ class LocalStore:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A temporary folder on the same disk, removed at the end."""
-        folder = self.path(f"{SCRATCH}/{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}")
+        folder = self.path(f"{SCRATCH}/{new_name()}")
         with _store_errors(folder):
-            folder.mkdir(parents=True)
+            patiently(lambda: folder.mkdir(parents=True, exist_ok=True))
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+    def scratches(self) -> list[Scratch]:
+        """All scratch folders, whosoever they are."""
+        folder = self.path(SCRATCH)
+        with _store_errors(folder), suppress(FileNotFoundError):
+            return [Scratch(folder / name) for name in patiently(lambda: _folders(folder))]
+        return []
 
     def sweep(self) -> None:
-        """Remove what kills left behind: temporary folders whose process is gone, or unchanged for a day."""
-        with _store_errors(self.path(SCRATCH)):
-            folders = list(self.path(SCRATCH).iterdir()) if self.path(SCRATCH).is_dir() else []
-        for folder in folders:
-            if _is_dead(folder.name) or _is_stale(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+        for scratch in self.scratches():
+            if scratch.is_litter():
+                _remove(scratch.folder)
 
 
-def _locked(path: Path) -> int:
-    """Descriptor of the lock file ``path``, locked; its last holder removed it, so it may have to be made anew."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                return handle
-        except FileNotFoundError:
-            pass
-        os.close(handle)
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # should it be a pipe, nobody waits for its writer
 
 
-def _is_dead(name: str) -> bool:
-    """Whether ``name`` (host-process-random) was given by a process of this machine that is no more."""
-    match = re.fullmatch(r"(.+)-([0-9]{1,9})-[0-9a-f]+", name)
-    if not match or match[1] != socket.gethostname():
-        return False
-    try:
-        os.kill(int(match[2]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # somebody else's
-        return False
-    return False
+def _read(path: str) -> bytes:
+    with os.fdopen(_open(path), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "no such regular file")
+        return file.read()
 
 
-def _is_stale(folder: Path) -> bool:
-    """Whether nothing in ``folder`` has changed for a day; at work, its files grow all the time."""
-    try:
-        newest = max(path.lstat().st_mtime for path in [folder, *folder.rglob("*")])
-    except OSError:  # it is just being used, or removed
-        return False
-    return time.time() - newest > STALE_SECONDS
+def _folders(path: Path) -> list[str]:
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a scratch folder; what cannot be removed now is left to :meth:`BlobStore.sweep`."""
+    with suppress(OSError):
+        patiently(lambda: shutil.rmtree(folder))
+
+
+def _list(path: str, folder: str) -> list[str]:
+    with os.scandir(path) as entries:
+        return sorted(f"{folder}/{entry.name}" for entry in entries if entry.is_file())
 
 
 def _make_folder(folder: Path) -> None:
     """Make a folder and its parents, each flushed to the disk."""
-    if not folder.is_dir():
+    if not patiently(folder.is_dir):
         _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        patiently(lambda: folder.mkdir(exist_ok=True))
         _flush(folder.parent)
 
 
 def _flush(path: Path) -> None:
     """fsync a file or folder: what was promised must survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = patiently(lambda: os.open(path, os.O_RDONLY))
     try:
         os.fsync(handle)
     finally:

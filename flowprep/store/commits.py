@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowprep.config import fingerprint
 from flowprep.errors import RefusedError, StoreError, Verdict
+from flowprep.plan import Plan
+from flowprep.records import check_seal, many_objects, seal
 from flowprep.store import layout
-from flowprep.store.blobs import LocalStore
+from flowprep.store.blobs import BlobStore
 from flowprep.types import LedgerRow, StoredFile
 from flowprep.wording import some
 
@@ -28,6 +29,7 @@ class Commit:
     host: str
     seconds: float  # wall time of that try
     versions: dict[str, str] = field(default_factory=dict)  # of the libraries at work
+    finished: float = 0.0  # UTC seconds since 1970 when it was committed; 0 = not noted
 
     def to_bytes(self) -> bytes:
         tree = {
@@ -35,15 +37,14 @@ class Commit:
             "files": [vars(item) for item in self.files],
             "rows": [row.to_json() for row in self.rows],
         }
-        return json.dumps({**tree, "sha256": fingerprint(tree)}, separators=(",", ":"), sort_keys=True).encode()
+        return seal(tree)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Commit:
         """The record that :meth:`to_bytes` wrote at ``where``. Raises RefusedError for damage and for forged names."""
         try:
             tree: dict[str, Any] = json.loads(data)
-            if tree.pop("sha256") != fingerprint(tree):
-                raise ValueError("its checksum is wrong")
+            check_seal(tree, data)
             tree["files"] = tuple(StoredFile(**item) for item in tree["files"])
             tree["rows"] = tuple(LedgerRow.from_json(row) for row in tree["rows"])
             commit = cls(**tree)
@@ -56,31 +57,46 @@ class Commit:
         """Raise ValueError for what no extraction writes: a file that is no block, a row that is in no array."""
         for item in self.files:
             layout.parse_block_key(item.key)
+        arrays = set()
         for row in self.rows:
             if row.verdict is Verdict.OK and not row.flow:
                 raise ValueError(f"{row.id} is ok, but has no fields")
             for place in (row.flow, row.frames):
                 if place:
-                    layout.ArrayName.parse(place.array)
+                    arrays.add(place.array)
                     if place.start < 0 or place.length < 1:
                         raise ValueError(f"{row.id} has {place.length} rows from {place.start} on")
+        for name in arrays:
+            layout.ArrayName.parse(name)
 
 
-def committed_shards(store: LocalStore) -> set[tuple[int, int]]:
-    """(generation, shard) of every commit record, from the listing alone."""
-    found = (layout.parse_commit_key(key) for key in store.keys(layout.COMMITS))
-    return {item for item in found if item is not None}
+def committed_shards(store: BlobStore, plans: Iterable[Plan] = ()) -> set[tuple[int, int]]:
+    """(generation, shard) of every commit record: those that the folder lists, and planned ones that it omits.
+
+    Over NFS a folder may be listed as it was some seconds ago, but a file that is there can be opened.
+    """
+    listed = (layout.parse_commit_key(key) for key in store.keys(layout.COMMITS))
+    found = {item for item in listed if item is not None}
+    planned = {(plan.generation, number) for plan in plans for number in range(len(plan.shards))}
+    return found | {item for item in planned - found if store.exists(layout.commit_key(*item))}
 
 
-def read_commits(store: LocalStore) -> list[Commit]:
-    """All commit records, oldest generation first. Raises RefusedError naming a damaged one."""
-    commits = []
-    for generation, shard in sorted(committed_shards(store)):
-        key = layout.commit_key(generation, shard)
-        commits.append(Commit.from_bytes(store.get(key), str(store.path(key))))
-        if (commits[-1].generation, commits[-1].shard) != (generation, shard):
-            raise RefusedError(f"{store.path(key)}: this is the record of another shard, copied or renamed.")
-    return commits
+def read_commits(store: BlobStore, plans: Iterable[Plan] = (), known: Sequence[Commit] = ()) -> list[Commit]:
+    """All commit records, oldest generation first. Raises RefusedError naming a damaged one.
+
+    ``plans`` are for :func:`committed_shards`. Records never change: those in ``known`` are not read again.
+    """
+    have = {(commit.generation, commit.shard): commit for commit in known}
+    with many_objects():
+        return [have.get(item) or _read(store, *item) for item in sorted(committed_shards(store, plans))]
+
+
+def _read(store: BlobStore, generation: int, shard: int) -> Commit:
+    key = layout.commit_key(generation, shard)
+    commit = Commit.from_bytes(store.get(key), store.address(key))
+    if (commit.generation, commit.shard) != (generation, shard):
+        raise RefusedError(f"{store.address(key)}: this is the record of another shard, copied or renamed.")
+    return commit
 
 
 def rows_in_force(commits: list[Commit]) -> dict[str, LedgerRow]:
@@ -92,7 +108,7 @@ def rows_in_force(commits: list[Commit]) -> dict[str, LedgerRow]:
     return dict(sorted(rows.items()))
 
 
-def damaged(store: LocalStore, commits: list[Commit]) -> list[str]:
+def damaged(store: BlobStore, commits: list[Commit]) -> list[str]:
     """Keys of the commit records with files that are missing or of another size: what a look at the disk tells."""
     return [
         layout.commit_key(commit.generation, commit.shard)
@@ -119,10 +135,19 @@ def state_of(plans: int, commits: int) -> str:
     return f"{plans} plans, {commits} commits"
 
 
-def is_finalised(store: LocalStore, plans: int, commits: int) -> bool:
+def state_written(store: BlobStore) -> str:
+    """The :func:`state_of` that the Zarr metadata was made from; "" where there is none. RefusedError for damage."""
+    if not store.exists("zarr.json"):
+        return ""
+    try:
+        return str(json.loads(store.get("zarr.json"))["attributes"]["flowprep"]["state"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise RefusedError(f"{store.address('zarr.json')} is damaged: run the extract command again.") from None
+
+
+def is_finalised(store: BlobStore, plans: int, commits: int) -> bool:
     """Whether the Zarr metadata and the videos table were made from just this number of plans and commits."""
     try:
-        state = json.loads(store.get("zarr.json"))["attributes"]["flowprep"]["state"]
-    except (StoreError, ValueError, KeyError, TypeError):
+        return state_written(store) == state_of(plans, commits)
+    except (RefusedError, StoreError):
         return False
-    return bool(state == state_of(plans, commits))

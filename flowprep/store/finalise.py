@@ -19,7 +19,7 @@ from flowprep.config import Settings
 from flowprep.plan import BLOCK, Plan
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore, store_error
-from flowprep.store.commits import Commit, is_finalised, rows_in_force, state_of
+from flowprep.store.commits import Commit, rows_in_force, state_of
 from flowprep.store.layout import SIDES, ArrayName
 from flowprep.store.plans import planned_videos
 from flowprep.store.zarr_codec import Jpeg
@@ -59,9 +59,6 @@ def _write_metadata(folder: Path, plans: list[Plan], commits: list[Commit]) -> N
 
 def metadata_faults(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> Iterator[str]:
     """What plain Zarr readers would see that is not what the commit records say, a sentence each."""
-    if not is_finalised(store, len(plans), len(commits)):
-        yield "zarr.json is missing, damaged or older than the commit records: run the extract command again."
-        return
     again = f"delete {store.path('zarr.json')} and run the extract command again: it is made anew."
     try:
         for consolidated in (True, False):

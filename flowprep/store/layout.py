@@ -78,8 +78,13 @@ def plan_key(generation: int) -> str:
     return f"{PLANS}/plan.{generation}.json"
 
 
+def shard_name(generation: int, shard: int) -> str:
+    """``0.00012``: names the lock under which a shard is published, and its commit record."""
+    return f"{generation}.{shard:05d}"
+
+
 def commit_key(generation: int, shard: int) -> str:
-    return f"{COMMITS}/{generation}.{shard:05d}.json"
+    return f"{COMMITS}/{shard_name(generation, shard)}.json"
 
 
 def parse_commit_key(key: str) -> tuple[int, int] | None:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from flowprep.errors import RefusedError
 from flowprep.plan import Plan
+from flowprep.records import many_objects
 from flowprep.store import layout
-from flowprep.store.blobs import LocalStore
+from flowprep.store.blobs import BlobStore
 from flowprep.types import Video
 
 
-def read_plans(store: LocalStore) -> list[Plan]:
+def read_plans(store: BlobStore) -> list[Plan]:
     """All generations, oldest first; empty where there is no dataset. Raises RefusedError naming a damaged one."""
     plans: list[Plan] = []
-    while store.exists(key := layout.plan_key(len(plans))):
-        plan = Plan.from_bytes(store.get(key), str(store.path(key)))
-        if plan.generation != len(plans):
-            raise RefusedError(f"{store.path(key)}: this is the plan of another generation, copied or renamed.")
-        plans.append(plan)
+    with many_objects():
+        while store.exists(key := layout.plan_key(len(plans))):
+            plan = Plan.from_bytes(store.get(key), store.address(key))
+            if plan.generation != len(plans):
+                raise RefusedError(f"{store.address(key)}: this is the plan of another generation, copied or renamed.")
+            plans.append(plan)
     return plans
 
 
-def write_plan(store: LocalStore, plan: Plan) -> bool:
+def write_plan(store: BlobStore, plan: Plan) -> bool:
     """Publish ``plan``; False if its generation is already planned."""
     return store.put_new_bytes(layout.plan_key(plan.generation), plan.to_bytes())
 

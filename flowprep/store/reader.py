@@ -22,6 +22,7 @@ from flowprep.store import layout
 from flowprep.store.blobs import LocalStore, store_error
 from flowprep.store.commits import Commit, read_commits, rows_in_force
 from flowprep.store.layout import SIDES, ArrayName
+from flowprep.store.nfs import patiently
 from flowprep.store.plans import planned_videos, read_plans
 from flowprep.store.shardfile import SLOTS, ShardReader
 from flowprep.types import LedgerRow, Placement, Video
@@ -114,7 +115,7 @@ class Dataset:
             what = "is not a flowprep dataset" if self.path.exists() else "does not exist"
             raise UsageError(f"{self.path} {what}. Make one with: flowprep extract SOURCE OUT.zarr")
         self.plans: list[Plan] = read_plans(self.store)
-        self.commits: list[Commit] = read_commits(self.store)
+        self.commits: list[Commit] = read_commits(self.store, self.plans)
         planned = planned_videos(self.plans)
         rows = rows_in_force(self.commits)
         self.settings = self.plans[-1].settings
@@ -220,7 +221,7 @@ class Dataset:
         for block, slots in _blocks(first, last):
             path = self.store.path(layout.side_key(array, side, block))
             with _damage(path):
-                data = path.read_bytes()
+                data = patiently(path.read_bytes)
             if len(data) != 4 * SLOTS * math.prod(SIDES[side]):
                 raise RefusedError(f"{path}: damaged: {len(data)} bytes are not {SLOTS} rows.")
             found.append(np.frombuffer(data, "<f4").reshape(SLOTS, *SIDES[side])[slots])
@@ -237,7 +238,7 @@ def _blocks(first: int, last: int) -> Iterator[tuple[int, slice]]:
 
 
 def _open_shard(store: LocalStore, key: str) -> ShardReader:
-    return ShardReader(store.path(key))
+    return patiently(lambda: ShardReader(store.path(key)))
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from flowprep.errors import FlowprepError, Verdict
+from flowprep.errors import FlowprepError, RefusedError, Verdict
 from flowprep.store import layout
-from flowprep.store.commits import committed_shards
+from flowprep.store.commits import state_of, state_written
 from flowprep.store.finalise import metadata_faults
+from flowprep.store.nfs import patiently
 from flowprep.store.plans import planned_videos
 from flowprep.store.reader import Dataset, VideoRow
 from flowprep.store.shardfile import SLOTS
@@ -29,12 +30,13 @@ class Report:
     bytes: int = 0
     rows_read: int = 0
     faults: list[str] = field(default_factory=list)
-    unfinished_shards: int = 0
+    unfinished: str = ""  # what is still to do, in a sentence: no fault, the extract command does it
     damaged_commits: set[str] = field(default_factory=set)  # records whose files are not as they were committed
 
     @property
     def clean(self) -> bool:
-        return not self.faults
+        """No fault, and nothing left to do."""
+        return not self.faults and not self.unfinished
 
 
 def verify(dataset: Dataset, *, full: bool = False, step: Callable[[str], None] = lambda _: None) -> Report:
@@ -50,8 +52,8 @@ def verify(dataset: Dataset, *, full: bool = False, step: Callable[[str], None] 
     report.faults += _settings(dataset)
     report.faults += _checksums(dataset, report, step)
     report.faults += _placements(dataset)
-    if not report.unfinished_shards:
-        report.faults += dict.fromkeys(metadata_faults(dataset.store, dataset.plans, dataset.commits))
+    if not report.unfinished:
+        report.faults += _metadata(dataset, report)
     for number, row in enumerate(dataset.videos):
         if row.row.verdict is Verdict.OK:
             report.faults += _rows(dataset, row, report, full)
@@ -62,13 +64,12 @@ def verify(dataset: Dataset, *, full: bool = False, step: Callable[[str], None] 
 
 def _conservation(dataset: Dataset, report: Report) -> Iterator[str]:
     """planned = ok + every other status, each committed shard accounting for exactly its own videos."""
-    done = committed_shards(dataset.store)
+    done = {(commit.generation, commit.shard) for commit in dataset.commits}
     planned = {(plan.generation, k): item for plan in dataset.plans for k, item in enumerate(plan.shards)}
-    report.unfinished_shards = len(planned.keys() - done)
-    if report.unfinished_shards:
-        yield (
-            f"{report.unfinished_shards} of {len(planned)} shards are not committed: "
-            "the extraction is not finished; run its command again."
+    if missing := len(planned.keys() - done):
+        report.unfinished = (
+            f"{missing} of {len(planned)} shards are not committed: the extraction is not finished; "
+            "run its command again."
         )
     for commit in dataset.commits:
         shard = planned.get((commit.generation, commit.shard))
@@ -78,8 +79,23 @@ def _conservation(dataset: Dataset, report: Report) -> Iterator[str]:
         elif sorted(video.id for video in shard.videos) != sorted(row.id for row in commit.rows):
             yield f"{name} does not account for exactly the videos planned for it."
     for id in planned_videos(dataset.plans).keys() - {row.id for row in dataset.videos}:
-        if not report.unfinished_shards:
+        if not report.unfinished:
             yield f"{id}: planned, but has no ledger row."
+
+
+def _metadata(dataset: Dataset, report: Report) -> list[str]:
+    """What plain Zarr readers see is what the records say."""
+    try:
+        written = state_written(dataset.store)
+    except RefusedError as error:
+        return [str(error)]
+    if written != state_of(len(dataset.plans), len(dataset.commits)):
+        report.unfinished = (
+            "zarr.json is missing or older than the commit records: the extraction was stopped before its end; "
+            "run its command again."
+        )
+        return []
+    return list(dict.fromkeys(metadata_faults(dataset.store, dataset.plans, dataset.commits)))
 
 
 def _settings(dataset: Dataset) -> Iterator[str]:
@@ -102,11 +118,11 @@ def _checksums(dataset: Dataset, report: Report, step: Callable[[str], None]) ->
 
 def _checksum_fault(path: Path, item: StoredFile) -> str:
     try:
-        size = path.stat().st_size
+        size = patiently(path.stat).st_size
         if size != item.bytes:
             return f"{item.key}: {size} bytes, {item.bytes} were committed."
         digest = hashlib.sha256()
-        with path.open("rb") as file:
+        with patiently(lambda: path.open("rb")) as file:
             while data := file.read(CHUNK):
                 digest.update(data)
         return "" if digest.hexdigest() == item.sha256 else f"{item.key}: its checksum is wrong."

@@ -1,7 +1,12 @@
-"""Put on PYTHONPATH by tests: makes the sandboxed process do what its video's name says, as a hostile file might.
+"""Put on PYTHONPATH by tests: makes flowprep's processes misbehave, and its shards small.
 
-``segv`` crashes, ``abort`` aborts, ``exit`` leaves, ``hang`` never answers, ``memory`` eats all it gets, ``killed`` is
-killed from outside, ``bug`` raises what nobody expects. ``once`` in the name does it only the first time.
+With FLOWPREP_TEST_MARKS, the sandboxed process does what its video's name says, as a hostile file might. ``segv``
+crashes, ``abort`` aborts, ``exit`` leaves, ``hang`` never answers, ``memory`` eats all it gets, ``killed`` is killed
+from outside, ``bug`` raises what nobody expects. ``once`` in the name does it only the first time.
+
+With FLOWPREP_TEST_LOG, that file gets a line for each video that is begun.
+
+With FLOWPREP_TEST_SHARD_SECONDS, shards may be as short as that, so that a few small videos make several.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ FAULTS = {
 }
 
 
-def _install() -> None:
+def _misbehave() -> None:
     from flowprep.extract import Extractor
 
     honest = Extractor.extract
@@ -40,5 +45,29 @@ def _install() -> None:
     Extractor.extract = extract
 
 
-if "FLOWPREP_TEST_MARKS" in os.environ and sys.argv[0] == "-m":  # a child's argv while it starts
-    _install()
+def _log() -> None:
+    from flowprep.extract import Extractor
+
+    silent = Extractor.extract
+
+    def extract(self, path, id, folder, progress):
+        with Path(os.environ["FLOWPREP_TEST_LOG"]).open("a") as log:
+            log.write(f"{id}\n")
+        return silent(self, path, id, folder, progress)
+
+    Extractor.extract = extract
+
+
+def _make_small_shards() -> None:
+    from flowprep import plan
+
+    plan.SHARD_SECONDS = (float(os.environ["FLOWPREP_TEST_SHARD_SECONDS"]), plan.SHARD_SECONDS[1])
+
+
+if sys.argv[0] == "-m":  # a child's argv while it starts
+    if "FLOWPREP_TEST_MARKS" in os.environ:
+        _misbehave()
+    if "FLOWPREP_TEST_LOG" in os.environ:
+        _log()
+elif "FLOWPREP_TEST_SHARD_SECONDS" in os.environ:
+    _make_small_shards()

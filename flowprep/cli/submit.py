@@ -1,0 +1,141 @@
+"""flowprep submit."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from flowprep.cli.options import apply, extract_options
+from flowprep.errors import UsageError
+from flowprep.wording import plural
+
+if TYPE_CHECKING:
+    from flowprep.submit.job import Cluster
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ONLY = {
+    "slurm": ("time", "partition", "account", "qos", "setup"),
+    "k8s": ("image", "namespace", "claim", "host_path"),
+}
+OPTIONS = (
+    click.option("-c", "--config", "pipeline", type=click.Path(), help="Pipeline file; options override its keys."),
+    click.option("--to", required=True, type=click.Choice(tuple(ONLY)), help="The system that runs the job."),
+    click.option("--dry-run", is_flag=True, help="Write the files and submit nothing, not even the plan."),
+    click.option("--folder", type=click.Path(), help="Folder for the files of the job [default: beside OUT.zarr]."),
+    click.option("--tasks", type=int, default=0, metavar="N", help="Tasks [default: one shard for each worker]."),
+    click.option("--at-once", type=int, default=0, metavar="N", help="Tasks at the same time [default: all that fit]."),
+    click.option("--cpus", type=int, default=0, metavar="N", help="Processors, and workers, of a task [default: 4]."),
+    click.option("--memory", default="", metavar="SIZE", help="Memory of a task [default: 2G for each worker]."),
+    click.option("--gpus", type=int, default=0, metavar="N", help="GPUs of a task, one for each worker."),
+    click.option("--grace", type=int, default=90, show_default=True, help="Seconds of a stopped task for its shards."),
+    click.option("--time", metavar="H:MM:SS", help="SLURM: longest run of a task, then continued [default: 4:00:00]."),
+    click.option("--partition", metavar="NAME", help="SLURM: partition."),
+    click.option("--account", metavar="NAME", help="SLURM: account."),
+    click.option("--qos", metavar="NAME", help="SLURM: quality of service."),
+    click.option("--setup", multiple=True, metavar="LINE", help="SLURM: line of the shell before the work; repeat."),
+    click.option("--image", metavar="NAME", help="Kubernetes: image of flowprep; required."),
+    click.option("--namespace", metavar="NAME", help="Kubernetes: namespace."),
+    click.option("--claim", multiple=True, metavar="NAME=DIR", help="Kubernetes: claim and its folder here; repeat."),
+    click.option("--host-path", multiple=True, metavar="DIR", help="Kubernetes: folder that all nodes have; repeat."),
+)
+
+
+def job_options(command: F) -> F:
+    """Decorator: the options of the job."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command("submit")
+@click.argument("source", required=False)
+@click.argument("output", metavar="[OUT.zarr]", required=False)
+@job_options
+@extract_options
+def command(
+    source: str | None,
+    output: str | None,
+    pipeline: str | None,
+    to: str,
+    dry_run: bool,
+    folder: str | None,
+    **given: Any,
+) -> None:
+    """Plan OUT.zarr, write a job of SLURM or Kubernetes that extracts it, and submit it.
+
+    Takes the pipeline file and the options of "flowprep extract" too. Run it again to continue, retry or extend.
+
+    \b
+    flowprep submit -c pipelines/ucf101.yaml --to slurm --partition cpu --time 2:00:00
+    flowprep submit -c pipelines/ucf101.yaml --to k8s --image NAME --claim CLAIM=data
+    """
+    from flowprep.config import build, read_pipeline
+    from flowprep.run.driver import Extraction
+    from flowprep.submit.job import Request, make_job, write
+
+    cluster = _cluster(to, given)
+    wanted = Request(**{name: given[name] for name in ("tasks", "at_once", "cpus", "memory", "gpus", "grace")})
+    merged = apply(read_pipeline(Path(pipeline)) if pipeline else {}, given)
+    if source:
+        merged["source"] = {**(merged.get("source") or {}), "path": source}
+    if output:
+        merged["output"] = output
+    merged.pop("cluster", None)  # the job is the cluster
+    extraction = Extraction(build(merged, pipeline or "command line"), lambda text: click.echo(text, err=True))
+    # Every parameter by name, so that all tasks compute the same.
+    config = replace(extraction.config, flow=extraction.settings.flow)
+    dry_run = dry_run or config.run.dry_run
+    place = Path(folder) if folder else Path(config.output).with_name(f"{Path(config.output).stem}-{to}")
+
+    # Everything that can be refused is, before the plan is written.
+    most = cluster.most_tasks
+    cluster.files(make_job(config, wanted, place, 1, most))
+    if dry_run:
+        pending = shards = len(extraction.dry_run().plan.shards)
+    else:
+        cluster.check()
+        pending, shards = extraction.prepare()
+    if not pending:
+        click.echo(f"Nothing to submit: all shards are committed. Next: flowprep status {shlex.quote(config.output)}")
+        return
+    job = make_job(config, wanted, place, pending, most)
+    for path, kept in (written := write(job, cluster.files(job))):
+        click.echo(f"Wrote {path}." + (f" The one before is now {kept}." if kept else ""))
+    path = written[-1][0]
+    todo = f"{plural(job.tasks, 'task')} for {pending:,} of {plural(shards, 'shard')}"
+    if dry_run:
+        click.echo(f"Nothing was submitted: {todo}. Next: {cluster.command(path)}")
+        return
+    click.echo(f"Submitted {cluster.submit(path)}: {todo}. Next: flowprep status {shlex.quote(config.output)}")
+
+
+# What the job itself decides, or decides anew for each task.
+NOT_TAKEN = {"run_workers", "run_grace_seconds", "run_dry_run"}
+command.params = [
+    parameter
+    for parameter in command.params
+    if parameter.name not in NOT_TAKEN and not str(parameter.name).startswith("cluster_")
+]
+
+
+def _cluster(to: str, given: dict[str, Any]) -> Cluster:
+    """The system that ``--to`` names, with its options. Raises UsageError for options of another one."""
+    from flowprep.submit.kubernetes import Kubernetes
+    from flowprep.submit.slurm import Slurm
+    from flowprep.submit.volumes import volumes
+
+    for system, names in ONLY.items():
+        for name in names:
+            if system != to and given[name]:
+                raise UsageError(f"--{name.replace('_', '-')} is an option of --to {system}: leave it out.")
+    options = {name: given[name] for name in ONLY[to] if given[name]}
+    if to == "slurm":
+        return Slurm(**options)
+    shared = volumes(options.pop("claim", ()), options.pop("host_path", ()))
+    return Kubernetes(image=options.pop("image", ""), shared=shared, **options)

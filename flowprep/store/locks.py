@@ -1,0 +1,42 @@
+"""Lock files: there while somebody holds them, and free when their holder is gone, however it ended."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from flowprep.store.nfs import patiently
+
+
+def locked(path: Path) -> int:
+    """Descriptor of the lock file ``path``, locked; its last holder removed it, so it may have to be made anew."""
+    while True:
+        handle = patiently(lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(handle), patiently(path.stat)):
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)
+
+
+def remove_free_lock(path: Path) -> bool:
+    """Remove a lock file that nobody holds; False if somebody does. On file systems without locks it stays, too."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(handle), path.stat()):
+            return False
+        path.unlink()
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True

@@ -1,0 +1,1 @@
+"""Jobs of a cluster: readable files for SLURM or Kubernetes, and handing them over."""

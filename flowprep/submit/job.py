@@ -1,0 +1,153 @@
+"""What a job is made of, whichever cluster it is for: how many tasks, with what, on which pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from flowprep.config import ExtractConfig
+from flowprep.errors import RefusedError, UsageError
+
+CPUS = 4  # of a task, where nobody says
+MEMORY = 2048  # MiB for each worker, where nobody says: a decoding process takes a few hundred, long 4K videos more
+GRACE = 90  # s that shards in flight have after a signal
+NOTICE = 30  # s from the end of that grace to the end of the task, to sum up and to leave
+ANSWER_SECONDS = 120  # for a program of the cluster to answer
+
+ON_TOP = {"cluster"}  # section of a pipeline that the job decides
+ONCE = {"workers", "grace_seconds", "retry_status", "extend", "dry_run"}  # keys of run for one run, not for each task
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; 0 and "" leave it to :func:`make_job`."""
+
+    tasks: int = 0
+    at_once: int = 0  # 0 = all that the cluster has room for
+    cpus: int = 0
+    memory: str = ""
+    gpus: int = 0
+    grace: int = GRACE
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "at_once", "cpus", "gpus"):
+            if (value := getattr(self, name)) < 0:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: give 1 or more.")
+        if not 0 <= self.grace <= 3600:
+            raise UsageError(f"--grace {self.grace}: give 0 to 3600 seconds.")
+        self.mebibytes()
+
+    def mebibytes(self) -> int:
+        """``memory`` in MiB; 0 where it is not given."""
+        if not self.memory:
+            return 0
+        match = re.fullmatch(r"([1-9][0-9]{0,8})([MGT])", self.memory)
+        if not match:
+            raise UsageError(f"--memory {self.memory!r}: give a whole number of M, G or T, for example 16G.")
+        return int(match[1]) * {"M": 1, "G": 2**10, "T": 2**20}[match[2]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """An array of tasks that share the shards of one dataset."""
+
+    name: str  # of the dataset, in letters, digits, "-" and "_"
+    config: ExtractConfig
+    folder: Path  # where the job's files go
+    tasks: int
+    at_once: int  # 0 = all
+    cpus: int  # of one task, as all below
+    memory: int  # MiB
+    gpus: int
+    workers: int
+    grace: int  # s
+
+
+class Cluster(Protocol):
+    """A system that jobs are handed to."""
+
+    @property
+    def most_tasks(self) -> int:
+        """How many tasks one job may have."""
+
+    def check(self) -> None:
+        """RefusedError where the program that takes jobs is missing."""
+
+    def files(self, job: Job) -> dict[str, str]:
+        """The job as files: name -> text. The last one is what is handed over."""
+
+    def submit(self, path: Path) -> str:
+        """Hand the file over; what the job is called there."""
+
+    def command(self, path: Path) -> str:
+        """What one would type to hand it over."""
+
+
+def make_job(config: ExtractConfig, request: Request, folder: Path, pending: int, most_tasks: int) -> Job:
+    """The job for ``pending`` shards: by default as many tasks as give every worker one of them.
+
+    Raises UsageError for more tasks than ``most_tasks`` and for paths that no job file can hold.
+    """
+    for path in (str(folder), config.source.path, config.output):
+        if not path.isprintable():
+            raise UsageError(f"{path!r}: a job file cannot name a path with such characters: rename it.")
+    cpus = request.cpus or config.run.workers or max(CPUS, request.gpus)
+    workers = request.gpus or cpus
+    if request.tasks > most_tasks:
+        raise UsageError(
+            f"--tasks {request.tasks}: this cluster takes at most {most_tasks:,} in one job. "
+            "Each task does many shards; fewer tasks do the same work."
+        )
+    tasks = request.tasks or min(math.ceil(pending / workers), most_tasks)
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(config.output).stem).strip("-")[:40]
+    return Job(
+        name=stem or "flowprep",
+        config=config,
+        folder=folder,
+        tasks=tasks,
+        at_once=min(request.at_once, tasks),
+        cpus=cpus,
+        memory=request.mebibytes() or MEMORY * workers,
+        gpus=request.gpus,
+        workers=workers,
+        grace=request.grace,
+    )
+
+
+def pipeline(config: ExtractConfig, written_for: str) -> str:
+    """The pipeline file of the tasks: every setting, but those that the job decides or that were for one run."""
+    import yaml
+
+    tree: dict[str, Any] = {key: value for key, value in dataclasses.asdict(config).items() if key not in ON_TOP}
+    tree["run"] = {key: value for key, value in tree["run"].items() if key not in ONCE}
+    text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+    return f'# The settings of {written_for}, all of them; written by "flowprep submit".\n{text}'
+
+
+def write(job: Job, files: dict[str, str]) -> list[tuple[Path, Path | None]]:
+    """Write the files of ``job``: where each is, and what became of one of that name with another text (or None)."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    written: list[tuple[Path, Path | None]] = []
+    for name, text in files.items():
+        path, kept = job.folder / name, None
+        if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
+            kept = path.replace(path.with_name(f"{name}.old"))  # somebody may have edited it
+        path.write_text(text, encoding="utf-8")
+        written.append((path, kept))
+    return written
+
+
+def ask(*command: str) -> str:
+    """What a program of the cluster prints. Raises RefusedError with its message where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise RefusedError(f"{command[0]} has not answered for {ANSWER_SECONDS} s. Is the cluster up?") from None
+    if done.returncode:
+        raise RefusedError(f"{command[0]} refuses: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip()

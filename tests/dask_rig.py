@@ -1,0 +1,125 @@
+"""A Dask cluster of real processes on this machine: a scheduler, workers under their nannies, and ways to hurt them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from tests.command import await_
+
+DASK = [sys.executable, "-m", "dask"]
+
+
+class Cluster:
+    """A scheduler and ``workers`` workers of one thread each, all on loopback; everything ends with the context."""
+
+    def __init__(
+        self,
+        folder: Path,
+        workers: int = 2,
+        *,
+        env: Mapping[str, str] | None = None,
+        security: Sequence[str] = (),
+        options: Sequence[str] = (),
+        hosts: Sequence[Sequence[str]] = (),
+        address: str = "127.0.0.1",
+    ) -> None:
+        """
+        Parameters
+        ----------
+        folder: for logs and scratch files.
+        env: of the workers, besides the environment.
+        security: options for TLS, of scheduler and workers.
+        options: of the workers.
+        hosts: a prefix for the command of the scheduler and of each worker, as ("ip", "netns", "exec", "a").
+        address: that the scheduler listens on.
+        """
+        self.file = folder / "scheduler.json"
+        self._folder = folder
+        self._env = {**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "30s", **(env or {})}
+        self._security = list(security)
+        self._options = list(options)
+        self._hosts = list(hosts) or [()] * (workers + 1)
+        self._address = address
+        self._count = workers
+        self.scheduler: subprocess.Popen[bytes]
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        quiet = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0", *self._security]
+        where = ["--host", self._address, "--port", "0", "--scheduler-file", str(self.file)]
+        self.scheduler = self._start("scheduler", [*self._hosts[0], *DASK, "scheduler", *where, *quiet])
+        await_(lambda: self.file.exists() and self.file.read_text().rstrip().endswith("}"), "the scheduler", 60)
+        for number in range(self._count):
+            self.add_worker(number)
+        for number in range(self._count):
+            log = self._folder / f"worker{number}.log"
+            await_(lambda log=log: "Starting established connection" in log.read_text(), f"worker {number}", 60)
+        return self
+
+    def add_worker(self, number: int, *options: str) -> None:
+        own = ["--nthreads", "1", "--name", f"w{number}", "--local-directory", str(self._folder / f"w{number}")]
+        command = [*self._hosts[number + 1], *DASK, "worker", "--scheduler-file", str(self.file), *own]
+        quiet = ["--no-dashboard", *self._security, *self._options, *options]
+        self.workers.append(self._start(f"worker{number}", [*command, *quiet]))
+
+    def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self._folder / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(
+                command, stdout=log, stderr=log, env=self._env, cwd=self._folder, start_new_session=True
+            )
+
+    def worker_processes(self) -> list[psutil.Process]:
+        """The processes that run tasks and the sandboxed children below them; not the nannies, which start new ones."""
+        found = []
+        for nanny in self.workers:
+            try:
+                found += [item for item in psutil.Process(nanny.pid).children(recursive=True) if _works(item)]
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def __exit__(self, *_: object) -> None:
+        for process in [*self.workers, self.scheduler]:
+            everyone = [process.pid]
+            with suppress(psutil.NoSuchProcess):
+                everyone += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+            for pid in everyone:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
+
+
+def _works(process: psutil.Process) -> bool:
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return "spawn_main" in command or "flowprep.sandbox" in command
+
+
+def kill_some(cluster: Cluster, run: subprocess.Popen[bytes], chance: random.Random, mean: float) -> int:
+    """kill -9 a worker process or its child at random moments, ``mean`` seconds apart, until ``run`` ends: how many."""
+    kills = 0
+    while run.poll() is None:
+        pause = time.monotonic() + chance.expovariate(1 / mean)
+        while run.poll() is None and time.monotonic() < pause:
+            time.sleep(0.05)
+        if run.poll() is None and (targets := cluster.worker_processes()):
+            try:
+                chance.choice(targets).kill()
+                kills += 1
+            except psutil.NoSuchProcess:
+                pass
+    return kills
