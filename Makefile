@@ -38,8 +38,12 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/flowprep demo --output demo-output $${VIDEOS:+--videos "$$VIDEOS"}
 
+# Threads of OpenBLAS wait for each other by spinning: where every core is busy, that takes far longer than one thread.
+test test-system: export OPENBLAS_NUM_THREADS = 1
+
+# In two processes, each with half of the tests and then with some of what the other still has.
 test: lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check

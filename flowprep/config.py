@@ -173,9 +173,7 @@ class RunConfig:
     extend: bool = setting(False, "Take in videos that are new in the source, or changed.")
     stall_seconds: float = setting(120.0, "Give a video up when it makes no frame for so long.", metavar="SEC")
     memory_limit: int = setting(4096, "Address space of one decoding process, in MiB.", metavar="MIB")
-    grace_seconds: float = setting(
-        10.0, "Seconds that SIGTERM and SIGUSR2 leave to the shards in flight.", metavar="SEC", option="grace"
-    )
+    grace: float = setting(10.0, "Seconds that SIGTERM and SIGUSR2 leave to the shards in flight.", metavar="SEC")
     dry_run: bool = setting(False, "Print the plan (videos, frames, bytes, time expected) and stop.")
 
     def __post_init__(self) -> None:
@@ -183,8 +181,8 @@ class RunConfig:
             raise UsageError(f"--workers {self.workers}: give 1 to {MAX_WORKERS}, or 0 for one per processor.")
         if self.stall_seconds <= 0:
             raise UsageError(f"--stall-seconds {self.stall_seconds}: give a positive number of seconds.")
-        if not 0 <= self.grace_seconds <= MAX_GRACE:
-            raise UsageError(f"--grace {self.grace_seconds}: give 0 to {MAX_GRACE} seconds.")
+        if not 0 <= self.grace <= MAX_GRACE:
+            raise UsageError(f"--grace {self.grace}: give 0 to {MAX_GRACE} seconds.")
         if not MIN_MEMORY <= self.memory_limit <= MAX_MEMORY:
             raise UsageError(f"--memory-limit {self.memory_limit}: give {MIN_MEMORY} to {MAX_MEMORY} MiB.")
         self.failures_allowed(100)

@@ -72,7 +72,7 @@ def extract_shard(work: Work, shard: int) -> ShardResult:
             "install the same version everywhere."
         )
     store = LocalStore(Path(work.dataset))
-    plan = _plan(work.dataset, work.generation)
+    plan = _plan(store, work.generation)
     started = time.monotonic()
     key = layout.commit_key(work.generation, shard)
     if store.exists(key):
@@ -126,10 +126,19 @@ def pending(store: LocalStore, plan: Plan) -> list[int]:
     return [k for k in range(len(plan.shards)) if (plan.generation, k) not in done]
 
 
-@lru_cache(maxsize=4)
-def _plan(dataset: str, generation: int) -> Plan:
-    key = layout.plan_key(generation)
-    return Plan.from_bytes(LocalStore(Path(dataset)).get(key), f"{dataset}/{key}")
+def _plan(store: LocalStore, generation: int) -> Plan:
+    """The plan of a generation, read once; but a worker may outlive a dataset and see another one in its place."""
+    path = store.path(layout.plan_key(generation))
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise store_error(path, error) from error
+    return _read_plan(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(maxsize=2)
+def _read_plan(path: Path, _identity: tuple[int, ...]) -> Plan:
+    return Plan.from_bytes(path.read_bytes(), str(path))
 
 
 def _extract_video(video: Video, root: Path, plan: Plan, limits: Limits, folder: Path) -> LedgerRow:

@@ -46,10 +46,10 @@ class Cluster:
         """
         self.file = folder / "scheduler.json"
         self._folder = folder
-        self._env = {**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "30s", **(env or {})}
+        self.env = {**os.environ, **(env or {})}
         self._security = list(security)
         self._options = list(options)
-        self._hosts = list(hosts) or [()] * (workers + 1)
+        self.hosts: list[Sequence[str]] = list(hosts) or [()] * (workers + 1)
         self._address = address
         self._count = workers
         self.scheduler: subprocess.Popen[bytes]
@@ -59,7 +59,7 @@ class Cluster:
         self._folder.mkdir(parents=True, exist_ok=True)
         quiet = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0", *self._security]
         where = ["--host", self._address, "--port", "0", "--scheduler-file", str(self.file)]
-        self.scheduler = self._start("scheduler", [*self._hosts[0], *DASK, "scheduler", *where, *quiet])
+        self.scheduler = self._start("scheduler", [*self.hosts[0], *DASK, "scheduler", *where, *quiet])
         await_(lambda: self.file.exists() and self.file.read_text().rstrip().endswith("}"), "the scheduler", 60)
         for number in range(self._count):
             self.add_worker(number)
@@ -70,25 +70,25 @@ class Cluster:
 
     def add_worker(self, number: int, *options: str) -> None:
         own = ["--nthreads", "1", "--name", f"w{number}", "--local-directory", str(self._folder / f"w{number}")]
-        command = [*self._hosts[number + 1], *DASK, "worker", "--scheduler-file", str(self.file), *own]
+        command = [*self.hosts[number + 1], *DASK, "worker", "--scheduler-file", str(self.file), *own]
         quiet = ["--no-dashboard", *self._security, *self._options, *options]
         self.workers.append(self._start(f"worker{number}", [*command, *quiet]))
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                command, stdout=log, stderr=log, env=self._env, cwd=self._folder, start_new_session=True
+                command, stdout=log, stderr=log, env=self.env, cwd=self._folder, start_new_session=True
             )
 
     def worker_processes(self) -> list[psutil.Process]:
         """The processes that run tasks and the sandboxed children below them; not the nannies, which start new ones."""
-        found = []
-        for nanny in self.workers:
-            try:
-                found += [item for item in psutil.Process(nanny.pid).children(recursive=True) if _works(item)]
-            except psutil.NoSuchProcess:
-                continue
-        return found
+        return [item for number in range(len(self.workers)) for item in self.worker_processes_of(number)]
+
+    def worker_processes_of(self, number: int) -> list[psutil.Process]:
+        try:
+            return [item for item in psutil.Process(self.workers[number].pid).children(recursive=True) if _works(item)]
+        except psutil.NoSuchProcess:
+            return []
 
     def __exit__(self, *_: object) -> None:
         for process in [*self.workers, self.scheduler]:

@@ -47,7 +47,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerParameters=bf_interval=1,sched_interval=1
 ReturnToService=2
-SlurmdTimeout=10
+SlurmdTimeout=5
 KillWait=10
 {nodes}
 PartitionName=low Nodes=n1,n2 PriorityTier=1 Default=YES MaxTime=1:00:00
@@ -127,8 +127,8 @@ class Slurm:
 
     def kill_node(self, name: str) -> None:
         """What a power cut does: slurmd and everything it runs are gone at once, without a word."""
-        for process in self._processes():
-            if name in (process.environ().get("SLURM_RIG"), process.environ().get("SLURMD_NODENAME")):
+        for process in self._processes(name):
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._daemons.pop(name).wait()
 
@@ -149,14 +149,19 @@ class Slurm:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def _processes(self) -> list[psutil.Process]:
-        """All processes of this cluster, its jobs included: they all carry its SLURM_CONF."""
-        found = []
+    def _processes(self, node: str = "") -> list[psutil.Process]:
+        """All processes of this cluster, or of one node, jobs included; SLURM's own first, so that none can report."""
+        found: dict[psutil.Process, bool] = {}  # process -> whether it is SLURM's
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                own = process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]
-                found += [process] if own and process.pid != os.getpid() else []
-        return found
+                variables = process.environ()
+                if variables.get("SLURM_CONF") != self.environment["SLURM_CONF"] or process.pid == os.getpid():
+                    continue
+                if node in ("", variables.get("SLURM_RIG"), variables.get("SLURMD_NODENAME")):
+                    found[process] = process.name() == "slurmd"
+                    # What starts a job writes its title over its environment.
+                    found |= {parent: True for parent in process.parents() if parent.name() == "slurmstepd"}
+        return sorted(found, key=lambda process: not found[process])
 
 
 def free_ports(count: int) -> list[int]:

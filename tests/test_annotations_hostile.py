@@ -273,6 +273,7 @@ def test_links_lead_where_the_system_says_or_are_refused(parts: list[str]) -> No
             assert Path(home, resolved) == Path(os.path.realpath(home / path))
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_printable(text: str) -> None:
     escaped = printable(text)

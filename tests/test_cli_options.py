@@ -44,9 +44,27 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "run.extend": ([], True),
     "run.stall_seconds": (["60"], 60.0),
     "run.memory_limit": (["2048"], 2048),
+    "run.grace": (["60"], 60.0),
     "run.dry_run": ([], True),
+    "cluster.executor": (["batch"], "batch"),
+    "cluster.scheduler": (["tls://node1:8786"], "tls://node1:8786"),
+    "cluster.scheduler_file": (["scheduler.json"], "scheduler.json"),
+    "cluster.tls_ca_file": (["ca.pem"], "ca.pem"),
+    "cluster.tls_cert": (["cert.pem"], "cert.pem"),
+    "cluster.tls_key": (["key.pem"], "key.pem"),
+    "cluster.insecure": ([], True),
+    "cluster.task": (["3/100"], "3/100"),
 }
-NEEDS = {"storage.bound": ["--range", "fixed"], "storage.rounding": ["--range", "fixed"]}
+CLUSTER = ["--scheduler", "tls://node1:8786"]
+NEEDS = {
+    "cluster.tls_ca_file": [*CLUSTER, "--tls-cert", "cert.pem", "--tls-key", "key.pem"],
+    "cluster.tls_cert": [*CLUSTER, "--tls-ca-file", "ca.pem", "--tls-key", "key.pem"],
+    "cluster.tls_key": [*CLUSTER, "--tls-ca-file", "ca.pem", "--tls-cert", "cert.pem"],
+    "cluster.insecure": CLUSTER,
+    "cluster.task": ["--executor", "batch"],
+    "storage.bound": ["--range", "fixed"],
+    "storage.rounding": ["--range", "fixed"],
+}
 
 
 def key_of(option: Option) -> str:

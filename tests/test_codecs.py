@@ -145,17 +145,20 @@ def entry_for(quality: int, pair: tuple[float, float]) -> int:
     return codecs.table_entry(quality, np.array(pair, np.float32))
 
 
+@settings(deadline=None)
 @given(quality=st.integers(1, 100), pair=scales)
 def test_entries_are_what_a_table_can_hold(quality: int, pair: tuple[float, float]) -> None:
     entry = entry_for(quality, pair)
     assert isinstance(entry, int) and 1 <= entry <= 255
 
 
+@settings(deadline=None)
 @given(low=st.integers(1, 99), pair=scales)
 def test_higher_quality_is_never_coarser(low: int, pair: tuple[float, float]) -> None:
     assert entry_for(low + 1, pair) <= entry_for(low, pair)
 
 
+@settings(deadline=None)
 @given(quality=st.integers(1, 100), pair=scales, factor=st.floats(1, 100))
 def test_a_field_of_larger_range_never_gets_a_coarser_table(
     quality: int, pair: tuple[float, float], factor: float

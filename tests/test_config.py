@@ -190,6 +190,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {  # good and bad values at the
     "storage.rgb_short_side": ([16, 65_500], [0, 15, 65_501]),
     "run.workers": ([0, 1, 4096], [-1, 4097]),
     "run.stall_seconds": ([0.1, 1e6], [0, -1]),
+    "run.grace": ([0, 3600], [-1, 3601]),
     "run.memory_limit": ([1024, 2**32], [0, 1023, 2**32 + 1]),
     "run.max_failed": (
         ["0", 3, "3", "0%", "0.5%", "1%", "99.9%", "100%", "100.0%"],
@@ -232,6 +233,15 @@ def test_no_number_is_without_a_range() -> None:
     [
         ({"video": {"resize": "340x256", "short_side": 256}}, "--resize and --short-side exclude each other"),
         ({"video": {"fps": 5.0, "stride": 2}}, "--fps and --stride exclude each other"),
+        (
+            {"cluster": {"scheduler": "a:1", "scheduler_file": "b"}},
+            "--scheduler and --scheduler-file exclude each other",
+        ),
+        ({"cluster": {"executor": "batch", "scheduler": "a:1"}}, "--executor batch knows no scheduler"),
+        ({"cluster": {"task": "0/2"}}, "add --executor batch"),
+        ({"cluster": {"insecure": True}}, "add --scheduler or --scheduler-file"),
+        ({"cluster": {"tls_cert": "a.pem"}}, "add --scheduler or --scheduler-file"),
+        ({"cluster": {"scheduler": "tls://a:1", "tls_cert": "a.pem"}}, "together"),
         ({"storage": {"rounding": "round"}}, "--rounding round is a convention of fixed ranges: add --range fixed"),
         ({"storage": {"bound": 32}}, "--bound 32.0 is the bound of a fixed range: add --range fixed"),
         ({"storage": {"rgb": False, "rgb_quality": 80}}, "are for stored RGB frames: leave --no-rgb out"),

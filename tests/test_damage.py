@@ -23,11 +23,9 @@ from flowprep.errors import ExitCode, RefusedError, Verdict
 from flowprep.plan import Plan
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
-from flowprep.store.commits import Commit, committed_shards, read_commits
-from flowprep.store.plans import read_plans
+from flowprep.store.commits import Commit, read_commits
 from flowprep.store.verify import Report, verify
 from flowprep.types import LedgerRow, Placement, StoredFile
-from tests.bad_nfs import BadNfs
 from tests.in_process import CLIP, SETTINGS, make_dataset, write_clips
 
 PLAN = layout.plan_key(0)
@@ -224,40 +222,7 @@ def test_metadata_that_is_not_made_yet(out: Path, old: str) -> None:
     assert not report.clean and not report.faults and "zarr.json is missing or older" in report.unfinished
 
 
-def test_records_that_the_folder_does_not_list_yet(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over NFS a listing may be seconds old; a planned record is found by its name."""
-    nfs = BadNfs(out, monkeypatch, hidden=3600)
-    store = LocalStore(out)
-    plans = read_plans(store)
-    assert committed_shards(store) == set() and nfs.met["hidden"]
-    assert committed_shards(store, plans) == {(0, 0), (0, 1)}
-    assert [commit.shard for commit in read_commits(store, plans)] == [0, 1]
-    assert flowprep.open(out).flow(CLIP).shape[0] == 5
-    (out / COMMIT).unlink()
-    assert committed_shards(store, plans) == {(0, 0)}
-
-
 # --- plans and records ---
-
-
-def test_records_are_read_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = LocalStore(out)
-    (first, second) = read_commits(store)
-    monkeypatch.setattr(store, "get", {layout.commit_key(0, 1): (out / COMMIT).read_bytes()}.__getitem__)
-    assert read_commits(store, known=[first]) == [first, second]
-    assert read_commits(store, known=[first])[0] is first
-
-
-def test_records_of_older_layouts_are_read(out: Path) -> None:
-    """Before records had ``finished``, and ended with their checksum."""
-    tree = json.loads((out / COMMIT).read_bytes())
-    whole = Commit.from_bytes((out / COMMIT).read_bytes(), COMMIT)
-    del tree["sha256"]
-    tree.pop("finished", None)
-    old = json.dumps({"sha256": fingerprint(tree), **tree}, indent=1).encode()
-    assert Commit.from_bytes(old, COMMIT) == replace(whole, finished=0.0)
-    plan = json.loads((out / PLAN).read_bytes())
-    assert Plan.from_bytes(json.dumps(plan, indent=1).encode(), PLAN).to_bytes() == (out / PLAN).read_bytes()
 
 
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

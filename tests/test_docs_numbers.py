@@ -74,7 +74,7 @@ def test_large_motion(row: list[str]) -> None:
     chosen, largest = algorithm(code(row[0])), int(row[1])
 
     def found(shift: int) -> bool:
-        medians = [np.median(chosen.flow(pair)[0, 0, 8:-8, 8 : -8 - shift]) for pair in shifted(shift)]
+        medians = (np.median(chosen.flow(pair)[0, 0, 8:-8, 8 : -8 - shift]) for pair in shifted(shift))
         return all(abs(median - shift) < 0.5 for median in medians)
 
     assert found(largest)

@@ -1,4 +1,7 @@
-"""Machine code of the kernels: compiled once, kept, shared by processes, and done without where it cannot be kept."""
+"""Machine code of the kernels: compiled once, kept, shared by processes, and done without where it cannot be kept.
+
+What holds for any kernels is tested on two small ones, which compile in a moment, and by "make test-system" on TV-L1's.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +11,65 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from flowprep.synthetic import write_demo_videos
-from tests.command import flowprep
+from tests.command import COMMAND, flowprep
 
 pytestmark = pytest.mark.timeout(400)  # most of them compile
 
-# Prints the sum of a field, and the seconds from the start of Python to it.
+# Prints a number that kernels have computed, and the process's CPU seconds.
 PROGRAM = """
-import sys, time
-began = time.perf_counter()
+import sys
+import time
 import numpy as np
 from flowprep import flow
+from flowprep.flow.cpu.compiling import ensure_compiled, inline, kernel
+
+@inline
+def square(x):
+    return x * x
+
+@kernel
+def energy(levels):
+    total = 0.0
+    for level in levels:
+        total += square(level)
+    return total
+
+@kernel
+def largest(levels):
+    found = 0
+    for level in levels:
+        found = max(found, level)
+    return found
+
 frames = np.random.default_rng(0).integers(0, 256, (2, 48, 64), dtype=np.uint8)
-total = flow.get(sys.argv[1], "cpu").flow(frames).sum()
-print(float(total), time.perf_counter() - began)
+if sys.argv[1] == "small":
+    levels = frames.ravel()
+    ensure_compiled("small", lambda: (energy(levels), largest(levels)))
+    result = energy(levels) + largest(levels)
+else:
+    result = flow.get(sys.argv[1], "cpu").flow(frames).sum()
+print(float(result), time.process_time())
 """
 
+every_kernel = pytest.mark.parametrize("kernels", ["small", pytest.param("tvl1", marks=pytest.mark.system)])
 
-def start(method: str, cache: Path) -> subprocess.Popen[str]:
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Path:
+    """One file for all processes: code is kept for a file as it is."""
+    path = tmp_path_factory.mktemp("program") / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def start(program: Path, kernels: str, cache: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, method],
+        [sys.executable, str(program), kernels],
         env={**os.environ, "FLOWPREP_CACHE": str(cache)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -39,80 +78,111 @@ def start(method: str, cache: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[float, float, str]:
-    """Sum, seconds, stderr."""
+    """Number, CPU seconds, stderr."""
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    total, seconds = map(float, out.split())
-    return total, seconds, err
+    number, seconds = map(float, out.split())
+    return number, seconds, err
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory) -> Path:
-    """A folder with the compiled kernels of TV-L1, made by two processes that started together."""
-    cache = tmp_path_factory.mktemp("cache")
-    first, second = (finish(process) for process in [start("tvl1", cache), start("tvl1", cache)])
+def code(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.nb[ic]"))
+
+
+# Kept and shared
+
+
+@every_kernel
+def test_processes_that_start_together_agree(program, tmp_path, kernels):
+    first, second = (finish(process) for process in [start(program, kernels, tmp_path) for _ in range(2)])
     assert first[0] == second[0] and not first[2] and not second[2]
-    return cache
+    assert code(tmp_path)
 
 
-def copied(warm: Path, folder: Path) -> Path:
-    return Path(shutil.copytree(warm, folder / "cache"))
-
-
-def test_a_later_process_starts_at_once(warm):
-    files = sorted(path.name for path in warm.rglob("*.nb[ic]"))
-    assert files
-    runs = [finish(start("tvl1", warm)) for _ in range(3)]
-    assert min(seconds for _, seconds, _ in runs) < 1.5  # compiling takes 8
-    assert files == sorted(path.name for path in warm.rglob("*.nb[ic]"))  # nothing was compiled again
-
-
-def test_damaged_code_is_made_anew(warm, tmp_path):
-    cache = copied(warm, tmp_path)
-    expected = finish(start("tvl1", cache))[0]
-    for i, path in enumerate(sorted(cache.rglob("*.nb[ic]"))):
+@every_kernel
+def test_damaged_code_is_made_anew(program, tmp_path, kernels):
+    expected = finish(start(program, kernels, tmp_path))[0]
+    for i, path in enumerate(code(tmp_path)):
         path.write_bytes(path.read_bytes()[: 100 * (i % 3)])
-    total, _, err = finish(start("tvl1", cache))
-    assert total == expected and "damaged" in err
-    total, _, err = finish(start("tvl1", cache))
-    assert total == expected and not err
+    number, _, err = finish(start(program, kernels, tmp_path))
+    assert number == expected and "damaged" in err
+    number, _, err = finish(start(program, kernels, tmp_path))
+    assert number == expected and not err
 
 
-def test_without_a_folder_it_works_and_says_so_once():
-    total, _, err = finish(start("tvl1", Path("/proc/flowprep")))
+@every_kernel
+def test_without_a_folder_it_works_and_says_so_once(program, kernels):
+    number, _, err = finish(start(program, kernels, Path("/proc/flowprep")))
     assert err.count("cannot be kept") == 1 and "FLOWPREP_CACHE" in err
-    assert total != 0
+    assert number != 0
 
 
-def test_code_that_anybody_could_replace_is_not_loaded(warm, tmp_path):
-    cache = copied(warm, tmp_path)
-    (folder,) = cache.iterdir()
+@every_kernel
+def test_code_that_anybody_could_replace_is_not_loaded(program, tmp_path, kernels):
+    finish(start(program, kernels, tmp_path))
+    (folder,) = tmp_path.iterdir()
     folder.chmod(0o777)
-    for path in folder.rglob("*.nb[ic]"):
+    for path in code(folder):
         path.write_bytes(b"")  # would be noticed if it were read
-    _, _, err = finish(start("tvl1", cache))
+    _, _, err = finish(start(program, kernels, tmp_path))
     assert "can be written by" in err and "damaged" not in err
 
 
-def test_extract_says_when_it_compiles(tmp_path):
-    source = tmp_path / "videos"
-    write_demo_videos(source, clips_per_class=1, frames=3, height=32, width=48)
-    environment = {"FLOWPREP_CACHE": str(tmp_path / "cache")}
-    first = flowprep("extract", source, tmp_path / "a.zarr", "--workers", "2", env=environment)
-    assert first.returncode == 0 and first.stderr.count("Compiling the kernels of tvl1") == 1
-    again = flowprep("extract", source, tmp_path / "b.zarr", "--workers", "2", env=environment)
+# As users meet it
+
+
+class FirstRun(NamedTuple):
+    """The first run on a machine: what compiled the kernels of TV-L1."""
+
+    videos: Path
+    cache: Path
+    done: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> FirstRun:
+    folder = tmp_path_factory.mktemp("first")
+    videos, cache = folder / "videos", folder / "cache"
+    write_demo_videos(videos, clips_per_class=1, frames=3, height=32, width=48)
+    done = flowprep("extract", videos, folder / "out.zarr", "--workers", "2", env={"FLOWPREP_CACHE": str(cache)})
+    assert done.returncode == 0, done.stderr
+    return FirstRun(videos, cache, done)
+
+
+def test_extract_says_when_it_compiles(first, tmp_path):
+    assert first.done.stderr.count("Compiling the kernels of tvl1") == 1
+    command = "extract", first.videos, tmp_path / "again.zarr", "--workers", "2"
+    again = flowprep(*command, env={"FLOWPREP_CACHE": str(first.cache)})
     assert again.returncode == 0 and "Compiling" not in again.stderr
-    none = flowprep("extract", source, tmp_path / "c.zarr", "--workers", "1", env={"FLOWPREP_CACHE": "/proc/flowprep"})
+    command = "extract", first.videos, tmp_path / "none.zarr", "--workers", "1"
+    none = flowprep(*command, env={"FLOWPREP_CACHE": "/proc/flowprep"})
     assert none.returncode == 0 and none.stderr.count("cannot be kept") == 1
 
 
-def test_doctor_warms(tmp_path):
-    environment = {"FLOWPREP_CACHE": str(tmp_path)}
+def test_a_later_process_starts_at_once(first, program):
+    files = code(first.cache)
+    assert files
+    runs = [finish(start(program, "tvl1", first.cache)) for _ in range(3)]
+    assert len({number for number, _, _ in runs}) == 1 and not any(err for _, _, err in runs)
+    assert min(seconds for _, seconds, _ in runs) < 1.5  # compiling takes 8
+    assert files == code(first.cache)  # nothing was compiled again
+
+
+def test_doctor_warms(first, program, tmp_path):
+    """While another process wants the same kernels."""
+    cache = Path(shutil.copytree(first.cache, tmp_path / "cache"))
+    next(cache.rglob("tvl1.compiled")).unlink()  # as if it had been stopped just before the end
+    environment = {"FLOWPREP_CACHE": str(cache)}
     began = time.monotonic()
-    result = flowprep("doctor", "--warm", env=environment, timeout=300)
-    assert result.returncode == 0 and result.stdout.count("ready") == 2
-    assert {path.name for path in tmp_path.rglob("*.compiled")} == {"tvl1.compiled", "brox.compiled"}
+    doctor = subprocess.Popen(
+        [*COMMAND, "doctor", "--warm"], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
+    )
+    other = start(program, "brox", cache)
+    said = doctor.communicate(timeout=300)[0]
+    assert doctor.returncode == 0 and said.count("ready") == 2
+    assert {path.name for path in cache.rglob("*.compiled")} == {"tvl1.compiled", "brox.compiled"}
     cold = time.monotonic() - began
+    assert not finish(other)[2]
     began = time.monotonic()
     assert flowprep("doctor", "--warm", env=environment).returncode == 0
     assert time.monotonic() - began < cold / 2

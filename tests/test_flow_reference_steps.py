@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -42,6 +42,7 @@ scales = st.floats(0.5, 0.95)
 
 
 @pytest.mark.parametrize("name", SHRINKING)
+@settings(deadline=None)
 @given(size=sizes, scale=scales)
 def test_shrinking_a_constant_gives_the_constant(name: str, size: tuple[int, int], scale: float) -> None:
     smaller = tuple(round(side * scale) for side in size)
@@ -49,6 +50,7 @@ def test_shrinking_a_constant_gives_the_constant(name: str, size: tuple[int, int
 
 
 @pytest.mark.parametrize("name", ENLARGING)
+@settings(deadline=None)
 @given(size=sizes, scale=scales)
 def test_enlarging_a_constant_gives_the_constant(name: str, size: tuple[int, int], scale: float) -> None:
     larger = tuple(round(side / scale) for side in size)
@@ -57,6 +59,7 @@ def test_enlarging_a_constant_gives_the_constant(name: str, size: tuple[int, int
     np.testing.assert_allclose(ENLARGING[name](field, larger, scale), expected)
 
 
+@settings(deadline=None)
 @given(sizes, st.floats(0.1, 30))
 def test_smoothing_a_constant_gives_the_constant(size: tuple[int, int], sigma: float) -> None:
     np.testing.assert_allclose(rs.smoothed(np.full(size, 7.0), sigma), np.full(size, 7.0))
@@ -87,6 +90,7 @@ def test_supersampling_weighs_as_opencv_does() -> None:
     assert matrix[15, 17:] == pytest.approx(np.array([0.5, 1, 0]) / 1.5)  # 17.5 to 19, and 19 itself weighs 0
 
 
+@settings(deadline=None)
 @given(sizes)
 def test_bilinear_resizing_is_opencvs(size: tuple[int, int]) -> None:
     cv2 = opencv.load()

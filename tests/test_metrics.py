@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -48,6 +48,7 @@ def test_angular_error_resolves_small_angles_in_float32() -> None:
     assert mean_aae(uniform(0.0001, 0), uniform(0, 0)) == pytest.approx(np.degrees(0.0001), rel=1e-4)
 
 
+@settings(deadline=None)
 @given(flows, flows)
 def test_both_agree_with_their_definition_in_float64(flow: np.ndarray, truth: np.ndarray) -> None:
     (u, v), (tu, tv) = flow.astype(np.float64), truth.astype(np.float64)
@@ -56,6 +57,7 @@ def test_both_agree_with_their_definition_in_float64(flow: np.ndarray, truth: np
     np.testing.assert_allclose(angular_error(flow, truth), np.degrees(np.arccos(np.clip(cosine, -1, 1))), atol=0.002)
 
 
+@settings(deadline=None)
 @given(flows, flows)
 def test_both_are_symmetric_and_zero_only_for_equal_fields(a: np.ndarray, b: np.ndarray) -> None:
     for error in (end_point_error, angular_error):

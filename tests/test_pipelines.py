@@ -37,7 +37,7 @@ def defaults() -> dict[str, Any]:
 def leaves(tree: dict[str, Any]) -> typing.Iterator[tuple[tuple[str, ...], Any]]:
     """(path, value) of all that is not a section."""
     for name, value in tree.items():
-        if name in ("source", "video", "flow", "storage", "run"):
+        if name in ("source", "video", "flow", "storage", "run", "cluster"):
             yield from (((name, key), entry) for key, entry in value.items())
         else:
             yield (name,), value

@@ -195,6 +195,7 @@ def test_videos_that_are_no_longer_than_planned_stay_where_planned(
         assert run.first <= blocks_of(place)[0] and blocks_of(place)[-1] < run.first + run.count
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3 * BLOCK), st.integers(0, 3 * BLOCK)), min_size=1, max_size=40))
 def test_next_fit_is_monotone(pairs: list[tuple[int, int]]) -> None:
     """Shorter videos, or none, never end behind where longer ones would have."""

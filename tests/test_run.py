@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import time
 import warnings
 from collections import Counter
@@ -13,19 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowprep.errors import StoreError, Verdict
+from flowprep.errors import StoreError, UnfinishedError, UsageError, Verdict
+from flowprep.run.batch import Share, share
 from flowprep.run.dask import local_engine
 from flowprep.run.progress import Progress
-from flowprep.run.window import ATTEMPTS, Work, WorkerLostError, drive
-from flowprep.sandbox import Limits
+from flowprep.run.signals import Stop
+from flowprep.run.window import Retries, WorkerLostError, drive
+from flowprep.sandbox import STOP, Limits
+from flowprep.shard import Work
 from flowprep.types import LedgerRow, ShardResult
 
 
 class FakeEngine:
     """Runs tasks at once, in any order; ``lost`` says how often the worker of each shard is lost."""
 
-    def __init__(self, slots: int, lost: dict[int, int], order: list[int]) -> None:
-        self.slots = slots
+    def __init__(self, room: int, lost: dict[int, int], order: list[int]) -> None:
+        self.room = room
         self.lost = dict(lost)
         self.order = order
         self.waiting: list[int] = []
@@ -36,7 +40,10 @@ class FakeEngine:
         self.waiting.append(shard)
         self.most = max(self.most, len(self.waiting))
 
-    def next_done(self) -> tuple[int, ShardResult | BaseException]:
+    def next_done(self, seconds: float) -> tuple[int, ShardResult | BaseException] | None:
+        if not self.waiting:
+            time.sleep(min(seconds, 0.001))
+            return None
         place = self.order.pop() % len(self.waiting) if self.order else 0
         shard = self.waiting.pop(place)
         self.runs[shard] += 1
@@ -46,40 +53,117 @@ class FakeEngine:
         return shard, ShardResult(0, shard, {}, 1, 1, 0.0)
 
 
+QUICK = Retries(most=4, first=0.0001, longest=0.0002)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     count=st.integers(0, 40),
-    slots=st.integers(1, 5),
-    lost=st.dictionaries(st.integers(0, 39), st.integers(0, ATTEMPTS - 1)),
+    room=st.integers(1, 5),
+    lost=st.dictionaries(st.integers(0, 39), st.integers(0, QUICK.most + 1)),
     order=st.lists(st.integers(0, 100)),
 )
 def test_every_shard_ends_once_with_few_in_flight(
-    count: int, slots: int, lost: dict[int, int], order: list[int]
+    count: int, room: int, lost: dict[int, int], order: list[int]
 ) -> None:
-    engine = FakeEngine(slots, lost, order)
+    engine = FakeEngine(room, lost, order)
     done: list[int] = []
-    drive(engine, range(count), lambda result: done.append(result.shard))
-    assert sorted(done) == list(range(count))
-    assert engine.most <= 2 * slots
-    assert all(engine.runs[shard] == 1 + lost.get(shard, 0) for shard in range(count))
+    aside = drive(engine, range(count), lambda result: done.append(result.shard), Stop(0), QUICK)
+    assert sorted([*done, *aside]) == list(range(count))
+    assert set(aside) == {shard for shard in range(count) if lost.get(shard, 0) >= QUICK.most}
+    assert engine.most <= room
+    assert all(engine.runs[shard] == min(QUICK.most, 1 + lost.get(shard, 0)) for shard in range(count))
 
 
-def test_a_worker_lost_too_often_ends_the_run() -> None:
-    engine = FakeEngine(2, {3: ATTEMPTS}, [])
-    with pytest.raises(WorkerLostError):
-        drive(engine, range(10), lambda _: None)
-    assert engine.runs[3] == ATTEMPTS
+def test_new_tries_come_later_and_later_up_to_a_bound() -> None:
+    delays = [Retries().delay(losses) for losses in range(1, 21)]
+    assert delays[:4] == [0.1, 0.2, 0.4, 0.8]
+    assert delays[10:19] == [10.0] * 9
+    assert delays[19] is None
+
+
+def test_a_cluster_may_lose_all_its_workers_for_a_while() -> None:
+    class Shrinking(FakeEngine):
+        looks = 0
+
+        @property
+        def room(self) -> int:
+            self.looks += 1
+            return 0 if self.looks % 7 else 2
+
+        @room.setter
+        def room(self, _: int) -> None:
+            pass
+
+    done: list[int] = []
+    drive(Shrinking(0, {1: 2}, []), range(5), lambda result: done.append(result.shard), Stop(0), QUICK)
+    assert sorted(done) == [0, 1, 2, 3, 4]
 
 
 def test_a_full_disk_ends_the_run_at_once() -> None:
     class Full(FakeEngine):
-        def next_done(self) -> tuple[int, ShardResult | BaseException]:
+        def next_done(self, seconds: float) -> tuple[int, ShardResult | BaseException]:  # noqa: ARG002
             return self.waiting.pop(0), StoreError("disk full")
 
-    engine = Full(2, {}, [])
+    engine = Full(4, {}, [])
     with pytest.raises(StoreError, match="disk full"):
-        drive(engine, range(100), lambda _: None)
+        drive(engine, range(100), lambda _: None, Stop(0))
     assert engine.most <= 4
+
+
+def test_when_asked_to_stop_it_hands_out_nothing_new() -> None:
+    stop = Stop(60)
+    done: list[int] = []
+
+    def one(result: ShardResult) -> None:
+        done.append(result.shard)
+        stop.handle(signal.SIGTERM)
+
+    with pytest.raises(UnfinishedError):
+        drive(FakeEngine(3, {}, []), range(100), one, stop)
+    assert done == [0, 1, 2]
+    assert not STOP.is_set()
+
+
+@settings(max_examples=200, deadline=None)
+@given(count=st.integers(1, 50), blocks=st.integers(1, 5), old=st.integers(51, 2000))
+def test_shares_are_disjoint_complete_and_even(count: int, blocks: int, old: int) -> None:
+    shares = [Share(index, count) for index in range(count)]
+    for block in range(blocks):
+        turn = range(block * count, (block + 1) * count)
+        assert sorted(shard for share in shares for shard in turn if shard in share) == list(turn)
+        assert all(sum(shard in share for shard in turn) == 1 for share in shares)
+    left = [3 + old * turn for turn in range(200)]  # of one task of another array
+    assert sum(shard in share for share in shares for shard in left) == len(left)
+
+
+def test_what_one_task_left_behind_is_not_one_task_again() -> None:
+    left = [number + 1000 * turn for turn in range(5) for number in (3, 7)]
+    busy = {index for index in range(10) for shard in left if shard in Share(index, 10)}
+    assert len(busy) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "expected"),
+    [
+        ("3/7", {"JOB_COMPLETION_INDEX": "5", "FLOWPREP_TASKS": "9"}, Share(3, 7)),
+        ("", {"JOB_COMPLETION_INDEX": "5", "FLOWPREP_TASKS": "9"}, Share(5, 9)),
+        ("", {"SLURM_ARRAY_TASK_ID": "5", "FLOWPREP_TASKS": "9"}, Share(5, 9)),
+        ("", {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MAX": "8", "SLURM_ARRAY_TASK_COUNT": "9"}, Share(5, 9)),
+        ("", {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MAX": "7", "SLURM_ARRAY_TASK_COUNT": "2"}, "neither which"),
+        ("", {}, "neither which task"),
+        ("", {"JOB_COMPLETION_INDEX": "9", "FLOWPREP_TASKS": "9"}, "there are 9"),
+        ("", {"JOB_COMPLETION_INDEX": "one", "FLOWPREP_TASKS": "9"}, "JOB_COMPLETION_INDEX='one'"),
+        ("7/7", {}, "0/100 to 99/100"),
+        ("a/b", {}, "0/100 to 99/100"),
+    ],
+)
+def test_a_task_knows_its_share(text: str, environment: dict[str, str], expected: Share | str) -> None:
+    if isinstance(expected, Share):
+        assert share(text, environment) == expected
+    else:
+        with pytest.raises(UsageError, match=expected):
+            share(text, environment)
 
 
 def test_the_cluster_of_one_machine_listens_on_that_machine_alone(tmp_path: Path) -> None:

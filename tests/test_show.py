@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -68,6 +68,7 @@ def test_zero_is_white_and_unknown_is_black() -> None:
     assert flow_to_rgb(flow)[0].tolist() == [[255, 0, 0], [0, 0, 0]]  # an unknown pixel does not set the scale
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, (2, 5, 7), elements=st.floats(-50, 50, width=32)), st.floats(0.5, 4))
 def test_only_the_ratio_to_the_maximum_counts(flow: np.ndarray, factor: float) -> None:
     a, b = flow_to_rgb(flow, 20.0), flow_to_rgb(flow * np.float32(factor), 20.0 * factor)
@@ -183,6 +184,7 @@ def test_contact_sheet_takes_tiles_of_any_size() -> None:
             contact_sheet(tiles_, columns)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.integers(20, 300))
 def test_a_caption_is_one_line_that_fits(text: str, width: int) -> None:
     short = shortened(text, width, 13)

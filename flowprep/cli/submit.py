@@ -34,7 +34,9 @@ OPTIONS = (
     click.option("--memory", default="", metavar="SIZE", help="Memory of a task [default: 2G for each worker]."),
     click.option("--gpus", type=int, default=0, metavar="N", help="GPUs of a task, one for each worker."),
     click.option("--grace", type=int, default=90, show_default=True, help="Seconds of a stopped task for its shards."),
-    click.option("--time", metavar="H:MM:SS", help="SLURM: longest run of a task, then continued [default: 4:00:00]."),
+    click.option(
+        "--time", metavar="H:MM:SS", help="SLURM: longest run of a task, then continued [default: the partition's]."
+    ),
     click.option("--partition", metavar="NAME", help="SLURM: partition."),
     click.option("--account", metavar="NAME", help="SLURM: account."),
     click.option("--qos", metavar="NAME", help="SLURM: quality of service."),
@@ -116,7 +118,7 @@ def command(
 
 
 # What the job itself decides, or decides anew for each task.
-NOT_TAKEN = {"run_workers", "run_grace_seconds", "run_dry_run"}
+NOT_TAKEN = {"run_workers", "run_grace", "run_dry_run"}
 command.params = [
     parameter
     for parameter in command.params

@@ -107,7 +107,7 @@ class Extraction:
 
     def prepare(self) -> tuple[int, int]:
         """Write the plans that are missing, without running them: how many shards are pending, of how many."""
-        with stop_on_signals(self.config.run.grace_seconds):
+        with stop_on_signals(self.config.run.grace):
             source = self._source()
             plans = self._plans(source)
             self._plan_again(source, plans)
@@ -117,7 +117,7 @@ class Extraction:
         """Do what is missing and sum up. Raises UnfinishedError when told to stop by a signal."""
         if not __debug__:  # zarr relies on assert statements
             raise RefusedError("Python runs with -O or PYTHONOPTIMIZE, which breaks zarr: unset it.")
-        with stop_on_signals(self.config.run.grace_seconds) as stop:
+        with stop_on_signals(self.config.run.grace) as stop:
             return self._run_share(stop) if self.config.cluster.executor == "batch" else self._run_all(stop)
 
     def _run_all(self, stop: Stop) -> Summary:

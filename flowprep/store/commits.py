@@ -105,7 +105,7 @@ def rows_in_force(commits: list[Commit]) -> dict[str, LedgerRow]:
     for commit in commits:
         for row in commit.rows:
             rows[row.id] = row
-    return dict(sorted(rows.items()))
+    return {id: rows[id] for id in sorted(rows)}
 
 
 def damaged(store: BlobStore, commits: list[Commit]) -> list[str]:

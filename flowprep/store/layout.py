@@ -22,6 +22,7 @@ from dataclasses import dataclass
 PLANS = ".flowprep"
 COMMITS = ".flowprep/commits"
 SIDES: dict[str, tuple[int, ...]] = {"scale": (2,), "zero": (2,), "stats": (2, 3)}  # shape of one row, float32
+BLOCK_KEY = re.compile(rf"(\w+?)(?:_({'|'.join(SIDES)}))?/c/([0-9]{{1,15}})[/0]+")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ def side_key(array: ArrayName | str, side: str, block: int) -> str:
 
 def parse_block_key(key: str) -> tuple[ArrayName, str, int]:
     """(data array, side array or "", block) of a key that one of the two above made; ValueError for anything else."""
-    match = re.fullmatch(rf"(\w+?)(?:_({'|'.join(SIDES)}))?/c/([0-9]{{1,15}})[/0]+", key)
-    if match:
+    if match := BLOCK_KEY.fullmatch(key):
         array, side, block = ArrayName.parse(match[1]), match[2] or "", int(match[3])
         if key == (side_key(array, side, block) if side else shard_key(array, block)):
             return array, side, block

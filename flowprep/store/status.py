@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flowprep.errors import UsageError, Verdict
+from flowprep.records import many_objects
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import Commit, is_finalised, read_commits, rows_in_force, tally
 from flowprep.store.plans import planned_videos, read_plans
@@ -59,6 +60,7 @@ class Status:
         return sum(count for verdict, count in self.verdicts.items() if verdict != Verdict.OK)
 
 
+@many_objects()
 def status(store: LocalStore) -> Status:
     """Read all records of a dataset and add them up. Raises UsageError where there is none, RefusedError for damage."""
     plans = read_plans(store)

@@ -20,7 +20,7 @@ NOTICE = 30  # s from the end of that grace to the end of the task, to sum up an
 ANSWER_SECONDS = 120  # for a program of the cluster to answer
 
 ON_TOP = {"cluster"}  # section of a pipeline that the job decides
-ONCE = {"workers", "grace_seconds", "retry_status", "extend", "dry_run"}  # keys of run for one run, not for each task
+ONCE = {"workers", "grace", "retry_status", "extend", "dry_run"}  # keys of run for one run, not for each task
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ SCRIPT = """\
 #SBATCH --mem={memory}M
 {gpus}\
 # Of each task: hours:minutes:seconds. A task that is not done by then is queued again and continues, so that a short
-# time, which often starts earlier, costs little.
-#SBATCH --time={time}
-# Where it runs and who pays. "##" switches a line off.
+# time, which often starts earlier, costs little. "##" switches a line off: then the partition has a time of its own.
+{time}
+# Where it runs and who pays.
 {partition}
 {account}
 {qos}
@@ -83,14 +83,14 @@ exit "$code"
 class Slurm:
     """SLURM, as ``flowprep submit --to slurm`` asks it."""
 
-    time: str = "4:00:00"
+    time: str = ""  # the partition's; one that is longer than a partition allows would wait for ever
     partition: str = ""
     account: str = ""
     qos: str = ""
     setup: tuple[str, ...] = ()  # lines of the shell
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[0-9]+|([0-9]+-)?[0-9]+(:[0-9]+){0,2}", self.time):
+        if self.time and not re.fullmatch(r"[0-9]+|([0-9]+-)?[0-9]+(:[0-9]+){0,2}", self.time):
             raise UsageError(f"--time {self.time!r}: give hours:minutes:seconds, as 4:00:00, or days-hours, as 2-12.")
         for name in ("partition", "account", "qos"):
             if not re.fullmatch(r"[\w.,@+-]*", value := getattr(self, name), re.ASCII):
@@ -127,7 +127,7 @@ class Slurm:
                 cpus=job.cpus,
                 memory=job.memory,
                 gpus=_gpus(job),
-                time=self.time,
+                time=_directive("time", self.time, "4:00:00"),
                 partition=_directive("partition", self.partition),
                 account=_directive("account", self.account),
                 qos=_directive("qos", self.qos),
@@ -150,9 +150,9 @@ class Slurm:
         return shlex.join(["sbatch", str(path)])
 
 
-def _directive(name: str, value: str) -> str:
-    """A line for sbatch; switched off where there is no value."""
-    return f"#SBATCH --{name}={value}" if value else f"##SBATCH --{name}=NAME"
+def _directive(name: str, value: str, example: str = "NAME") -> str:
+    """A line for sbatch; without a value one with an example, switched off."""
+    return f"#SBATCH --{name}={value}" if value else f"##SBATCH --{name}={example}"
 
 
 def _gpus(job: Job) -> str:

@@ -1,10 +1,13 @@
 """Put on PYTHONPATH by tests: makes flowprep's processes misbehave, and its shards small.
 
 With FLOWPREP_TEST_MARKS, the sandboxed process does what its video's name says, as a hostile file might. ``segv``
-crashes, ``abort`` aborts, ``exit`` leaves, ``hang`` never answers, ``memory`` eats all it gets, ``killed`` is killed
+crashes, ``abort`` aborts, ``exit`` leaves, ``hang`` never answers, ``memory`` asks for all there is, ``greedy`` takes
+8 GiB bit by bit, ``killed`` is killed
 from outside, ``bug`` raises what nobody expects. ``once`` in the name does it only the first time.
 
 With FLOWPREP_TEST_LOG, that file gets a line for each video that is begun.
+
+With FLOWPREP_TEST_GPU, DIS claims to compute on GPUs, and that file gets for each video the GPU that its process sees.
 
 With FLOWPREP_TEST_SHARD_SECONDS, shards may be as short as that, so that a few small videos make several.
 """
@@ -24,6 +27,7 @@ FAULTS = {
     "exit": lambda: os._exit(3),
     "hang": lambda: time.sleep(3600),
     "memory": lambda: bytearray(1 << 36),
+    "greedy": lambda: [b"x" * (1 << 26) for _ in range(128)],
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "bug": lambda: {}["nothing"],
 }
@@ -58,12 +62,29 @@ def _log() -> None:
     Extractor.extract = extract
 
 
+def _claim_a_gpu() -> None:
+    from flowprep.extract import Extractor
+    from flowprep.flow.opencv import DIS
+
+    DIS.gpu = True
+    blind = Extractor.extract
+
+    def extract(self, path, id, folder, progress):
+        with Path(os.environ["FLOWPREP_TEST_GPU"]).open("a") as log:
+            log.write(f"{id}\t{os.environ['CUDA_VISIBLE_DEVICES']}\n")
+        return blind(self, path, id, folder, progress)
+
+    Extractor.extract = extract
+
+
 def _make_small_shards() -> None:
     from flowprep import plan
 
     plan.SHARD_SECONDS = (float(os.environ["FLOWPREP_TEST_SHARD_SECONDS"]), plan.SHARD_SECONDS[1])
 
 
+if "FLOWPREP_TEST_GPU" in os.environ:
+    _claim_a_gpu()
 if sys.argv[0] == "-m":  # a child's argv while it starts
     if "FLOWPREP_TEST_MARKS" in os.environ:
         _misbehave()

@@ -1,0 +1,276 @@
+"""Clusters that somebody else started: which addresses are used, TLS, GPUs, and what a worker must have in common."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flowprep import __version__, devices, shard
+from flowprep.config import ClusterConfig
+from flowprep.devices import gpus
+from flowprep.errors import FlowprepError, RefusedError, UnfinishedError, UsageError
+from flowprep.run.address import scheduler_address
+from flowprep.sandbox import Limits
+from flowprep.shard import Work, extract_shard
+from flowprep.synthetic import write_demo_videos
+from tests.command import flowprep, stored_files
+from tests.dask_rig import Cluster
+
+FAULTS = Path(__file__).parent / "faults"
+METHOD = ("--method", "dis", "--set", "dis.preset=ultrafast", "--no-rgb")
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    write_demo_videos(tmp_path / "videos", clips_per_class=1, frames=6, height=48, width=64)
+    return tmp_path / "videos"
+
+
+# --- addresses ---
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("127.0.0.1:8786", "tcp://127.0.0.1:8786"),
+        ("tcp://127.9.9.9:1", "tcp://127.9.9.9:1"),
+        ("localhost:8786", "tcp://localhost:8786"),
+        ("tcp://[::1]:8786", "tcp://[::1]:8786"),
+        ("tls://node1.example.org:8786", "tls://node1.example.org:8786"),
+        ("tls://10.0.0.1:8786", "tls://10.0.0.1:8786"),
+    ],
+)
+def test_a_safe_address(given: str, address: str) -> None:
+    assert scheduler_address(ClusterConfig(scheduler=given)) == address
+
+
+@pytest.mark.parametrize(
+    "given", ["tcp://10.0.0.1:8786", "node1:8786", "0.0.0.0:8786", "tcp://[2001:db8::1]:8786", "localhost.evil.org:80"]
+)
+def test_an_open_address_is_refused_unless_it_is_allowed_in_words(given: str) -> None:
+    with pytest.raises(RefusedError, match=r"without TLS: .* --insecure"):
+        scheduler_address(ClusterConfig(scheduler=given))
+    scheduler_address(ClusterConfig(scheduler=given, insecure=True))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("node1", "tls://", "tls://:1", "tls://node1:0", "tls://node1:70000", "inproc://1/2/3", "ucx://a:1"),
+        *(
+            "http://a:1",
+            "tls://a b:1",
+            "tls://user@node1:1",
+            "tls://node1:1/path",
+            "tls://node1:1\n",
+            "file:///etc/passwd",
+        ),
+    ],
+)
+def test_no_address_at_all(given: str) -> None:
+    with pytest.raises(UsageError, match="give tls://HOST:PORT"):
+        scheduler_address(ClusterConfig(scheduler=given, insecure=True))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "words"),
+    [
+        (b'{"address": "tls://node1:8786", "id": "x"}', None, ""),
+        (b'{"address": "tcp://10.0.0.1:8786"}', RefusedError, "without TLS"),
+        (b'{"address": 7}', UsageError, "not a scheduler file"),
+        (b'{"workers": {}}', UsageError, "not a scheduler file"),
+        (b"[]", UsageError, "not a scheduler file"),
+        (b"\xff\xfe", UsageError, "not a scheduler file"),
+        (b"[" * 100_000, UsageError, "not a scheduler file"),
+        (b'{"address": "tls://node1"}', UsageError, "give tls://HOST:PORT"),
+        (None, UnfinishedError, "no such file"),
+    ],
+)
+def test_a_scheduler_file(tmp_path: Path, content: bytes | None, kind: type[FlowprepError] | None, words: str) -> None:
+    path = tmp_path / "scheduler.json"
+    if content is not None:
+        path.write_bytes(content)
+    config = ClusterConfig(scheduler_file=str(path))
+    if kind is None:
+        assert scheduler_address(config) == "tls://node1:8786"
+    else:
+        with pytest.raises(kind, match=words):
+            scheduler_address(config)
+
+
+def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowprep.run import dask
+
+    monkeypatch.setattr(dask, "CONNECT_SECONDS", 1)
+    config = ClusterConfig(scheduler="127.0.0.1:1")
+    with (
+        pytest.raises(
+            UnfinishedError, match=r"No Dask scheduler answers at tcp://127.0.0.1:1 .*: start it, or correct"
+        ),
+        dask.cluster_engine(Work(str(tmp_path), 0, Limits()), config, 0, gpu=False, say=print),
+    ):
+        pass
+
+
+# --- TLS ---
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> dict[str, Path]:
+    """Two authorities, each with a certificate that it has signed: ours, and a stranger's."""
+    folder = tmp_path / "tls"
+    folder.mkdir()
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    for name in ("ours", "strange"):
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        openssl(
+            "req",
+            "-x509",
+            *key,
+            "-days",
+            "2",
+            "-subj",
+            f"/CN={name}",
+            "-keyout",
+            f"{name}-ca.key",
+            "-out",
+            f"{name}-ca.pem",
+        )
+        openssl("req", *key, "-subj", "/CN=flowprep", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        authority = ["-CA", f"{name}-ca.pem", "-CAkey", f"{name}-ca.key", "-CAcreateserial"]
+        openssl("x509", "-req", "-in", f"{name}.csr", *authority, "-days", "2", "-out", f"{name}.pem")
+    return {path.name: path for path in folder.iterdir()}
+
+
+def tls(certificates: dict[str, Path], name: str) -> list[str]:
+    files = {"--tls-ca-file": f"{name}-ca.pem", "--tls-cert": f"{name}.pem", "--tls-key": f"{name}.key"}
+    return [word for option, file in files.items() for word in (option, str(certificates[file]))]
+
+
+@pytest.mark.timeout(200)
+def test_tls(certificates: dict[str, Path], videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    security = [*tls(certificates, "ours"), "--protocol", "tls"]
+    with Cluster(tmp_path / "cluster", 1, security=security) as cluster:
+        address = json.loads(cluster.file.read_text())["address"]
+        assert address.startswith("tls://")
+
+        def extract(*options: str) -> subprocess.CompletedProcess[str]:
+            return flowprep("extract", videos, out, *METHOD, *options)
+
+        without = extract("--scheduler", address)
+        assert without.returncode == 2 and "--tls-ca-file" in without.stderr
+        strange = extract("--scheduler", address, *tls(certificates, "strange"))
+        assert strange.returncode == 75 and "No Dask scheduler answers" in strange.stderr
+        assert "Traceback" not in strange.stderr
+        done = extract("--scheduler-file", str(cluster.file), *tls(certificates, "ours"))
+        assert done.returncode == 0, done.stderr
+    local = flowprep("extract", videos, tmp_path / "local.zarr", *METHOD)
+    assert local.returncode == 0
+    assert stored_files(out) == stored_files(tmp_path / "local.zarr")
+
+
+def test_tls_with_files_that_are_not_there(videos: Path, tmp_path: Path) -> None:
+    files = ["--tls-ca-file", "a.pem", "--tls-cert", "b.pem", "--tls-key", "c.pem"]
+    done = flowprep("extract", videos, tmp_path / "out.zarr", *METHOD, "--scheduler", "tls://127.0.0.1:1", *files)
+    assert done.returncode == 2
+    assert "a.pem: no such file; it was given for TLS" in done.stderr
+
+
+# --- GPUs ---
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("0,1,3", ["0", "1", "3"]),
+        (" 2 , 0 ", ["2", "0"]),
+        ("GPU-8f6b,MIG-1a/2/3", ["GPU-8f6b", "MIG-1a/2/3"]),
+        ("0,-1,1", ["0"]),
+        ("-1", []),
+        ("", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_the_gpus_that_the_environment_allows(visible: str, expected: list[str]) -> None:
+    assert gpus({"CUDA_VISIBLE_DEVICES": visible}) == expected
+
+
+def test_the_gpus_that_the_driver_has(tmp_path: Path) -> None:
+    assert gpus({}, tmp_path / "none") == []
+    for name in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / name).mkdir()
+    assert gpus({}, tmp_path) == ["0", "1"]
+
+
+GPU = {"PYTHONPATH": str(FAULTS), "FLOWPREP_TEST_SHARD_SECONDS": "0.001"}
+
+
+def seen(log: Path) -> set[str]:
+    return {line.split("\t")[1] for line in log.read_text().splitlines()}
+
+
+def test_each_worker_of_a_machine_has_its_own_gpu(videos: Path, tmp_path: Path) -> None:
+    """With a method that says that it computes on GPUs, which here writes down what it sees of them."""
+    env = {**GPU, "FLOWPREP_TEST_GPU": str(tmp_path / "log"), "CUDA_VISIBLE_DEVICES": "3,GPU-abc"}
+    done = flowprep("extract", videos, tmp_path / "out.zarr", *METHOD, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "on 2 workers" in done.stderr  # as many as GPUs, however many processors
+    assert seen(tmp_path / "log") == {"3", "GPU-abc"}
+
+
+def test_a_video_that_crashes_a_gpu_worker_is_the_only_one_blamed(videos: Path, tmp_path: Path) -> None:
+    for name in ("segv.avi", "greedy.avi"):
+        shutil.copy(videos / "left/left_00.avi", videos / "left" / name)
+    (tmp_path / "marks").mkdir()
+    gpu = {"FLOWPREP_TEST_GPU": str(tmp_path / "log"), "CUDA_VISIBLE_DEVICES": "0,1"}
+    env = {**GPU, **gpu, "FLOWPREP_TEST_MARKS": str(tmp_path / "marks")}
+    done = flowprep("extract", videos, tmp_path / "out.zarr", *METHOD, "--memory-limit", "1024", env=env)
+    assert done.returncode == 65, done.stderr
+    assert re.findall(r"^ +(\d+)  (\w+)$", done.stdout, re.M) == [("6", "ok"), ("1", "crashed"), ("1", "memory")]
+    # Where a GPU is used, what counts is memory that is in use: its driver reserves address space without end.
+    assert "memory: left/greedy.avi: over the memory limit of its process (--memory-limit)" in done.stderr
+
+
+@pytest.mark.timeout(200)
+def test_on_a_cluster_only_workers_with_a_gpu_work(videos: Path, tmp_path: Path) -> None:
+    env = {**GPU, "FLOWPREP_TEST_GPU": str(tmp_path / "log"), "CUDA_VISIBLE_DEVICES": "5"}
+    with Cluster(tmp_path / "cluster", 1, env=env, options=["--resources", "GPU=1"]) as cluster:
+        cluster.hosts.append(())
+        cluster.env["CUDA_VISIBLE_DEVICES"] = "6"
+        cluster.add_worker(1, "--resources", "CPU=1")  # the later option counts: no GPU here
+        driver = {**env, "CUDA_VISIBLE_DEVICES": ""}  # the machine of the driver has none
+        options = ["--backend", "opencv", "--scheduler-file", str(cluster.file)]
+        done = flowprep("extract", videos, tmp_path / "out.zarr", *METHOD, *options, env=driver)
+    assert done.returncode == 0, done.stderr
+    assert seen(tmp_path / "log") == {"5"}
+
+
+@pytest.fixture
+def fresh_turns() -> Iterator[None]:
+    devices._turns.cache_clear()
+    yield
+    devices._turns.cache_clear()
+
+
+def test_gpus_take_turns(monkeypatch: pytest.MonkeyPatch, fresh_turns: None) -> None:  # noqa: ARG001
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
+    assert [devices.next_gpu() for _ in range(5)] == ["1", "2", "1", "2", "1"]
+
+
+# --- what a worker must have in common with the driver ---
+
+
+def test_another_version_of_flowprep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=rf"has flowprep {__version__}, the run was started with 9.9: install"):
+        extract_shard(Work(str(tmp_path), 0, Limits(), version="9.9"), 0)
+    assert shard.Work("x", 0, Limits()).version == __version__
