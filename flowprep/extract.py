@@ -7,6 +7,7 @@ Frames stream through in blocks; memory does not depend on the length of the vid
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from flowprep.types import LedgerRow, Placement
 from flowprep.video import VideoReader
 
 SAMPLE_EVERY = 16  # fields: how often the error that storage adds is measured
+DISK_GONE = {errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE, errno.ETIMEDOUT}
 WRITE_BYTES = 2**20  # that go to the disk at once: a system call for each row would cost more than its checksum
 
 
@@ -265,11 +267,13 @@ def _file(files: dict[str, RowFile], folder: Path, array: ArrayName) -> RowFile:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 (hex) of a source file; raises VideoError where it cannot be read."""
+    """sha256 (hex) of a source file; raises VideoError where it cannot be read, StoreError where its disk is gone."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise VideoError(Verdict.MISSING, "no such file") from None
     except OSError as error:
+        if error.errno in DISK_GONE:
+            raise store_error(path, error) from error
         raise VideoError(Verdict.UNDECODABLE, f"cannot be read: {error.strerror}") from None

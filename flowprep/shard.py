@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from flowprep import __version__, flow
 from flowprep.devices import next_gpu
-from flowprep.errors import RefusedError, Verdict
+from flowprep.errors import RefusedError, StoreError, Verdict
 from flowprep.extract import read_row_file
 from flowprep.plan import BLOCK, Allocator, Plan
 from flowprep.sandbox import Limits, Sandbox
@@ -54,6 +54,7 @@ class Work:
     limits: Limits
     root: str = ""  # absolute folder that video ids start from, now; "" = where it was when the plan was made
     version: str = __version__  # of the flowprep that hands the tasks out
+    host: str = field(default_factory=socket.gethostname)  # of it
 
 
 listener = Listener()
@@ -66,11 +67,19 @@ def extract_shard(work: Work, shard: int) -> ShardResult:
     Raises StoreError (disk), RefusedError (damaged plan, another flowprep, method not available here), UnfinishedError
     (told to stop).
     """
+    host = socket.gethostname()
     if work.version != __version__:
         raise RefusedError(
-            f"{socket.gethostname()} has flowprep {__version__}, the run was started with {work.version}: "
+            f"{host} has flowprep {__version__}, the run was started with {work.version}: "
             "install the same version everywhere."
         )
+    try:
+        return _extract_shard(work, shard)
+    except StoreError as error:
+        raise error if host == work.host else StoreError(f"On {host}: {error}") from None
+
+
+def _extract_shard(work: Work, shard: int) -> ShardResult:
     store = LocalStore(Path(work.dataset))
     plan = _plan(store, work.generation)
     started = time.monotonic()
@@ -78,12 +87,14 @@ def extract_shard(work: Work, shard: int) -> ShardResult:
     if store.exists(key):
         return _result(Commit.from_bytes(store.get(key), key), "already done")
 
+    root = Path(work.root or plan.root)
+    _check_root(root)
     with store.scratch() as scratch:
         rows = []
         blocks = BlockFiles(scratch, plan, shard)
         for video in plan.shards[shard].videos:
             with _folder(scratch / "video") as folder:
-                row = _extract_video(video, Path(work.root or plan.root), plan, work.limits, folder)
+                row = _extract_video(video, root, plan, work.limits, folder)
                 if row.verdict is Verdict.OK:
                     row = blocks.add(row, folder)
             rows.append(row)
@@ -131,6 +142,8 @@ def _plan(store: LocalStore, generation: int) -> Plan:
     path = store.path(layout.plan_key(generation))
     try:
         found = path.stat()
+    except FileNotFoundError:
+        raise StoreError(f"{path}: not there. Every machine must see the dataset under the same path.") from None
     except OSError as error:
         raise store_error(path, error) from error
     return _read_plan(path, (found.st_ino, found.st_mtime_ns, found.st_size))
@@ -139,6 +152,15 @@ def _plan(store: LocalStore, generation: int) -> Plan:
 @lru_cache(maxsize=2)
 def _read_plan(path: Path, _identity: tuple[int, ...]) -> Plan:
     return Plan.from_bytes(path.read_bytes(), str(path))
+
+
+def _check_root(root: Path) -> None:
+    """Raise StoreError where the videos' folder is not: a disk that is not mounted is not a thousand missing files."""
+    try:
+        if next(root.iterdir(), None) is None:
+            raise StoreError(f"{root}: empty, where the videos were when they were planned. Is its disk mounted?")
+    except OSError as error:
+        raise store_error(root, error) from error
 
 
 def _extract_video(video: Video, root: Path, plan: Plan, limits: Limits, folder: Path) -> LedgerRow:

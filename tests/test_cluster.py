@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +15,22 @@ from pathlib import Path
 import pytest
 
 from flowprep import __version__, devices, shard
+from flowprep.annotations import read_source
 from flowprep.config import ClusterConfig
 from flowprep.devices import gpus
-from flowprep.errors import FlowprepError, RefusedError, UnfinishedError, UsageError
+from flowprep.errors import FlowprepError, RefusedError, StoreError, UnfinishedError, UsageError
+from flowprep.extract import file_sha256
+from flowprep.plan import make_plan
 from flowprep.run.address import scheduler_address
 from flowprep.sandbox import Limits
 from flowprep.shard import Work, extract_shard
+from flowprep.store.blobs import LocalStore
+from flowprep.store.commits import committed_shards
+from flowprep.store.plans import write_plan
 from flowprep.synthetic import write_demo_videos
 from tests.command import flowprep, stored_files
 from tests.dask_rig import Cluster
+from tests.in_process import SETTINGS
 
 FAULTS = Path(__file__).parent / "faults"
 METHOD = ("--method", "dis", "--set", "dis.preset=ultrafast", "--no-rgb")
@@ -274,3 +284,31 @@ def test_another_version_of_flowprep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=rf"has flowprep {__version__}, the run was started with 9.9: install"):
         extract_shard(Work(str(tmp_path), 0, Limits(), version="9.9"), 0)
     assert shard.Work("x", 0, Limits()).version == __version__
+
+
+def test_a_machine_without_the_videos_is_not_a_thousand_missing_files(videos: Path, tmp_path: Path) -> None:
+    """Their disk is not mounted there: an error that names folder and machine, and no verdict at all."""
+    out, empty = tmp_path / "out.zarr", tmp_path / "empty"
+    source = read_source(videos)
+    plan = make_plan([(video, None) for video in source.videos], SETTINGS, str(videos), seconds=lambda _: 1.0)
+    assert write_plan(LocalStore(out), plan)
+    empty.mkdir()
+    for root, words in ((empty, "empty, where the videos were"), (tmp_path / "gone", "No such file")):
+        work = Work(str(out), 0, Limits(), str(root), host="driver")
+        with pytest.raises(StoreError, match=rf"^On {socket.gethostname()}: {root}: {words}"):
+            extract_shard(work, 0)
+    assert not committed_shards(LocalStore(out))
+
+
+def test_a_machine_that_does_not_see_the_dataset(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"plan.0.json: not there. Every machine must see the dataset"):
+        extract_shard(Work(str(tmp_path), 0, Limits()), 0)
+
+
+def test_a_disk_of_videos_that_goes_away_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "open", stale)
+    with pytest.raises(StoreError, match="Stale file handle"):
+        file_sha256(tmp_path / "a.avi")

@@ -59,6 +59,8 @@ def test_records_are_read_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(store, "get", {layout.commit_key(0, 1): (out / COMMIT).read_bytes()}.__getitem__)
     assert read_commits(store, known=[first]) == [first, second]
     assert read_commits(store, known=[first])[0] is first
+    monkeypatch.setattr(store, "keys", lambda _: [])
+    assert read_commits(store, known=[first, second]) == [first, second], "though a listing lacks it"
 
 
 def test_records_of_older_layouts_are_read(out: Path) -> None:

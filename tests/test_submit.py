@@ -22,10 +22,11 @@ from flowprep.config import ExtractConfig, RunConfig, SourceConfig, build, read_
 from flowprep.errors import ExitCode, RefusedError, UsageError
 from flowprep.run.driver import resolve
 from flowprep.submit.job import Job, Request, make_job
+from flowprep.submit.kubernetes import Kubernetes
 from flowprep.submit.slurm import Slurm
 from flowprep.submit.volumes import in_pods, volumes
 from flowprep.synthetic import write_demo_videos
-from tests.command import await_
+from tests.command import await_, flowprep, stored_files
 
 ROOT = Path(__file__).parents[1]
 BASH = str(shutil.which("bash"))
@@ -115,15 +116,18 @@ def script(slurm: Slurm, made: Job) -> str:
     return slurm.files(made)[f"{made.name}.sbatch"]
 
 
-def manifest(here: Path, *arguments: str) -> list[dict[str, Any]]:
-    assert submit(*EXAMPLE, *K8S, *arguments).exit_code == 0
-    return list(yaml.safe_load_all((here / "pipelines/k8s/ucf101.yaml").read_text()))
+def manifest(here: Path, request: Request = NOTHING_ASKED, hosts: tuple[str, ...] = (), **given: Any) -> list[Any]:
+    """The ConfigMap and the Job."""
+    kubernetes = Kubernetes("flowprep:1", volumes(["ucf101=data/ucf101"], hosts), **given)
+    (text,) = kubernetes.files(job(here, request, output="data/ucf101/flow.zarr")).values()
+    return list(yaml.safe_load_all(text))
 
 
 @pytest.mark.parametrize("version", ["1.29", "1.37"])
-@pytest.mark.parametrize("more", [(), ("--gpus", "2", "--namespace", "video", "--host-path", "data/ucf101/videos")])
-def test_kubernetes_knows_every_key(here: Path, version: str, more: tuple[str, ...]) -> None:
-    settings, job = manifest(here, *more)
+@pytest.mark.parametrize("all_there_is", [False, True])
+def test_kubernetes_knows_every_key(here: Path, version: str, all_there_is: bool) -> None:
+    more = {"request": Request(gpus=2, at_once=3), "hosts": ("data/ucf101/videos",), "namespace": "video"}
+    settings, job = manifest(here, **(more if all_there_is else {}))
     for document in (settings, job):
         kubernetes_validate.validate(document, version, strict=True)
     wrong = copy.deepcopy(job)
@@ -133,7 +137,7 @@ def test_kubernetes_knows_every_key(here: Path, version: str, more: tuple[str, .
 
 
 def test_what_a_pod_may(here: Path) -> None:
-    _, job = manifest(here, "--memory", "6G", "--cpus", "3")
+    _, job = manifest(here, Request(memory="6G", cpus=3))
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
@@ -141,8 +145,8 @@ def test_what_a_pod_may(here: Path) -> None:
     assert container["resources"]["requests"] == {"cpu": 3, "memory": "6144Mi"}
     data = {mount["mountPath"]: mount for mount in container["volumeMounts"] if mount["name"].startswith("data")}
     readable = {path.removeprefix(str(here)) for path, mount in data.items() if mount.get("readOnly")}
-    assert readable == {"/data/ucf101/videos", "/data/ucf101/ucfTrainTestlist"}
-    assert data.keys() - {f"{here}{path}" for path in readable} == {f"{here}/data/ucf101/ucf101.zarr"}
+    assert readable == {"/data/ucf101/videos"}
+    assert data.keys() - {f"{here}{path}" for path in readable} == {f"{here}/data/ucf101/flow.zarr"}
     assert [volume["name"] for volume in pod["volumes"]] == ["data-0", "settings", "scratch"]
 
 
@@ -156,10 +160,28 @@ def test_every_exit_code_means_something_to_kubernetes(here: Path) -> None:
     assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 
 
+def test_the_pods_of_a_job_make_the_dataset(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a pod would run, with the environment that it would have, here."""
+    assert submit(*EXAMPLE, *K8S, *QUICK, "--tasks", "2").exit_code == 0
+    settings, job = yaml.safe_load_all((here / "pipelines/k8s/ucf101.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    written = tmp_path_factory.mktemp("etc") / "pipeline.yaml"
+    written.write_text(settings["data"]["pipeline.yaml"])
+    place = {"/etc/flowprep/pipeline.yaml": str(written), "$(WORKERS)": "1"}
+    variables = {item["name"]: item.get("value", "1") for item in container["env"]}
+    for index in range(job["spec"]["completions"]):
+        given = {"FLOWPREP_TASKS": variables["FLOWPREP_TASKS"], "JOB_COMPLETION_INDEX": str(index)}
+        done = flowprep(*(place.get(word, word) for word in container["args"]), env=given, cwd=written.parent)
+        assert done.returncode == 0, done.stderr
+    local = here / "local.zarr"
+    assert flowprep("extract", "-c", "pipelines/ucf101.yaml", "data/ucf101/videos", local, *QUICK).returncode == 0
+    assert stored_files(here / "data/ucf101/ucf101.zarr") == stored_files(local)
+
+
 def test_a_task_is_told_before_its_grace_begins(here: Path) -> None:
     text = script(Slurm(), job(here, Request(grace=200)))
     assert "#SBATCH --signal=B:USR2@230\n" in text and "--grace 200 &" in text
-    _, manifested = manifest(here, "--grace", "200")
+    _, manifested = manifest(here, Request(grace=200))
     pod = manifested["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] == 230
     assert pod["containers"][0]["args"][-2:] == ["--grace", "200"]
@@ -171,7 +193,8 @@ def test_the_pipeline_of_the_tasks_has_the_same_settings(here: Path) -> None:
     found = build(read_pipeline(here / "pipelines/slurm/ucf101.yaml"), "written")
     assert found.run == RunConfig(stall_seconds=7)  # what is for one run stays out
     assert resolve(found).flow.parameters["preset"] == "ipol"
-    settings, _ = manifest(here)
+    assert submit(*EXAMPLE, *K8S).exit_code == 0
+    settings, _ = yaml.safe_load_all((here / "pipelines/k8s/ucf101.yaml").read_text())
     in_pod = build(yaml.safe_load(settings["data"]["pipeline.yaml"]), "written")
     assert resolve(in_pod) == resolve(build(read_pipeline(here / "pipelines/ucf101.yaml"), "original"))
     assert Path(in_pod.output) == here / "data/ucf101/ucf101.zarr"

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from flowprep.errors import ExitCode
-from flowprep.wording import duration, plural, size
+from flowprep.wording import duration, plural, size, some
 
 
 @click.command("status")
@@ -44,7 +44,7 @@ def _lines(found: Any) -> list[str]:
         f"stored       {plural(found.fields, 'field')}, {size(found.bytes)}",
     ]
     if found.last_commit is not None:
-        hosts = ", ".join(f"{host} ({plural(shards, 'shard')})" for host, shards in found.hosts.items())
+        hosts = some([f"{host} ({plural(shards, 'shard')})" for host, shards in found.hosts.items()])
         lines.append(f"rate         {found.rate:,.1f} fields a second, over {duration(found.recent)} of recent commits")
         lines.append(f"last commit  {duration(found.last_commit)} ago; lately by {hosts}")
     if found.fields_left:

@@ -14,12 +14,14 @@ import queue
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dask
 from distributed import Client, Future, LocalCluster
+from distributed.comm.core import CommClosedError
 from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
@@ -51,6 +53,7 @@ CONFIG = {
 
 LOOPBACK = "127.0.0.1:0"
 CONNECT_SECONDS = 30  # to reach a scheduler
+RESULT_SECONDS = 30  # to fetch a result
 LOOK_SECONDS = 1.0  # between two looks at how many workers there are
 LONELY_SECONDS = 60.0  # without any worker, until that is said
 
@@ -71,6 +74,7 @@ class DaskEngine:
         return self._room()
 
     def submit(self, shard: int) -> None:
+        self._check_scheduler()
         # A key that was used before would silently join the old task.
         key = f"shard-{shard}-{uuid.uuid4().hex}"
         future = self._client.submit(
@@ -86,11 +90,15 @@ class DaskEngine:
             self._check_scheduler()
             return None
         shard, future = self._in_flight.pop(key)
+        error: Any = None
         if future.status == "finished":
-            result: ShardResult = future.result()
-            return shard, result
-        error: Any = future.exception() if future.status == "error" else None
-        if error is None:  # cancelled or lost: with its worker, or all of them with the scheduler
+            try:
+                return shard, future.result(timeout=RESULT_SECONDS)
+            except (TimeoutError, OSError, CancelledError, KilledWorker):
+                pass  # its worker went before it could hand the result over: it counts as lost, too
+        elif future.status == "error":
+            error = future.exception()
+        if error is None:  # lost with its worker, or all of them with the scheduler
             self._check_scheduler()
         stopped_there = isinstance(error, UnfinishedError) and not STOP.is_set()
         if error is None or stopped_there or isinstance(error, KilledWorker):
@@ -172,6 +180,10 @@ def cluster_engine(
         try:
             client.register_plugin(_Courtesy())
             yield engine
+        except CommClosedError:
+            raise UnfinishedError("The scheduler is gone.") from None
+        except ImportError as error:
+            raise RefusedError(f"A worker has no flowprep ({error}): install the same version everywhere.") from None
         finally:
             engine.cancel()
             client.close(timeout=2)
@@ -210,7 +222,10 @@ class _Room:
         return 2 * (min(self._threads, self._most) if self._most else self._threads)
 
     def _count(self) -> int:
-        workers: Any = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        try:
+            workers: Any = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        except (OSError, TimeoutError):
+            return self._threads  # the engine notices a scheduler that is gone
         if self._gpu:
             return int(sum(worker["resources"].get("GPU", 0) for worker in workers))
         return sum(worker["nthreads"] for worker in workers)

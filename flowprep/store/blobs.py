@@ -155,7 +155,8 @@ class LocalStore(BlobStore):
                             "Write the dataset to a local disk or NFS and copy it afterwards."
                         ) from None
                     raise
-            os.unlink(source)
+            with suppress(OSError):  # it is published; what stays goes with its scratch folder
+                os.unlink(source)
             _flush(target.parent)
             return True
 
@@ -181,7 +182,8 @@ class LocalStore(BlobStore):
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a lock file that stays is free
+                patiently(lambda: path.unlink(missing_ok=True))
             os.close(handle)
 
     @contextmanager

@@ -88,7 +88,7 @@ def read_commits(store: BlobStore, plans: Iterable[Plan] = (), known: Sequence[C
     """
     have = {(commit.generation, commit.shard): commit for commit in known}
     with many_objects():
-        return [have.get(item) or _read(store, *item) for item in sorted(committed_shards(store, plans))]
+        return [have.get(item) or _read(store, *item) for item in sorted(committed_shards(store, plans) | have.keys())]
 
 
 def _read(store: BlobStore, generation: int, shard: int) -> Commit:

@@ -283,6 +283,6 @@ def test_every_change_is_a_moment_to_die(stage: Stage) -> None:
     while stage.run(out, moment) == KILLED:
         left.append(len(committed_shards(LocalStore(out))))
         shutil.rmtree(out, ignore_errors=True)
-        moment += 20
+        moment += 37
     assert left == sorted(left) and set(left) == set(range(6)), left
     assert moment > 400
