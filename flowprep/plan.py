@@ -20,7 +20,7 @@ from typing import Any
 
 from flowprep.config import FORMAT_VERSION, Settings, VideoConfig
 from flowprep.errors import RefusedError, UsageError
-from flowprep.records import check_seal, seal
+from flowprep.records import check_seal, seal_text
 from flowprep.types import Probe, Video
 
 SHARD_SECONDS = (10.0, 240.0)  # work in one shard on one core: short enough to lose, long enough to be worth a task
@@ -58,6 +58,7 @@ class Plan:
     ends: dict[str, int] = field(default_factory=dict)  # first block behind the planned ones, array by array
     base: int = 0  # the same for arrays that were not foreseen
     described: tuple[Video, ...] = ()  # videos of earlier generations whose label or splits have changed: no work
+    longest: int = 0  # videos in the shard that has most
 
     def overflow(self, shard: int, array: str) -> int:
         """First block of the overflow of ``shard`` in ``array``; it has room for its longest thinkable videos."""
@@ -74,9 +75,10 @@ class Plan:
 
     def _room(self) -> int:
         """Blocks in the overflow of one shard."""
-        return -(-self.settings.video.max_frames // BLOCK) * max(len(item.videos) for item in self.shards)
+        return -(-self.settings.video.max_frames // BLOCK) * self.longest
 
     def to_bytes(self) -> bytes:
+        """JSON with each shard on a line of its own, so that a task need not parse those of the others."""
         tree = {
             "format": FORMAT_VERSION,
             "generation": self.generation,
@@ -86,41 +88,71 @@ class Plan:
             "ends": self.ends,
             "base": self.base,
             "described": [vars(video) for video in self.described],
-            "shards": [
-                {
-                    "videos": [vars(video) for video in shard.videos],
-                    "blocks": {name: [run.first, run.count] for name, run in shard.blocks.items()},
-                    "fields": shard.fields,
-                }
-                for shard in self.shards
-            ],
+            "longest": self.longest,
         }
-        return seal(tree)
+        shards = (
+            {
+                "videos": [vars(video) for video in shard.videos],
+                "blocks": {name: [run.first, run.count] for name, run in shard.blocks.items()},
+                "fields": shard.fields,
+            }
+            for shard in self.shards
+        )
+        head = json.dumps(tree, separators=(",", ":"))[:-1]
+        lines = ",\n".join(json.dumps(shard, separators=(",", ":")) for shard in shards)
+        return seal_text(f'{head},"shards":[\n{lines}\n]}}'.encode())
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str) -> Plan:
-        """The plan that :meth:`to_bytes` wrote at ``where``. Raises RefusedError for damage and for other formats."""
+    def from_bytes(cls, data: bytes, where: str, only: int | None = None) -> Plan:
+        """The plan that :meth:`to_bytes` wrote at ``where``; of its shards perhaps ``only`` one, the others empty.
+
+        Raises RefusedError for damage and for other formats.
+        """
         try:
-            tree: dict[str, Any] = json.loads(data)
+            tree, shards = _load(data, only)
             if tree["format"] != FORMAT_VERSION:
                 raise RefusedError(
                     f"{where}: dataset format {tree['format']}, this flowprep reads format {FORMAT_VERSION}. "
                     "Use the flowprep that wrote it, or extract it anew."
                 )
             check_seal(tree, data)
-            shards = tuple(
-                Shard(
-                    tuple(Video.from_json(video) for video in shard["videos"]),
-                    {name: Blocks(*run) for name, run in shard["blocks"].items()},
-                    shard["fields"],
-                )
-                for shard in tree["shards"]
+            return cls(
+                generation=tree["generation"],
+                settings=Settings.from_json(tree["settings"]),
+                root=tree["root"],
+                shards=tuple(_shard(item) for item in shards),
+                ends=tree["ends"],
+                base=tree["base"],
+                described=tuple(Video.from_json(video) for video in tree["described"]),
+                longest=tree["longest"],
             )
-            settings = Settings.from_json(tree["settings"])
-            described = tuple(Video.from_json(video) for video in tree["described"])
-            return cls(tree["generation"], settings, tree["root"], shards, tree["ends"], tree["base"], described)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UsageError) as error:
             raise RefusedError(f"{where}: damaged plan ({error}).") from None
+
+
+_EMPTY = Shard((), {})
+
+
+def _load(data: bytes, only: int | None) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
+    """The tree of a plan and its shards; with ``only`` the others are None, and only that line is parsed."""
+    if only is None:
+        tree: dict[str, Any] = json.loads(data)
+        return tree, tree["shards"]
+    head, *lines, tail = data.split(b"\n")
+    tree = json.loads(head + lines[only].removesuffix(b",") + tail)
+    shards: list[dict[str, Any] | None] = [None] * len(lines)
+    (shards[only],) = tree["shards"]
+    return tree, shards
+
+
+def _shard(item: dict[str, Any] | None) -> Shard:
+    if item is None:
+        return _EMPTY
+    return Shard(
+        tuple(Video.from_json(video) for video in item["videos"]),
+        {name: Blocks(*run) for name, run in item["blocks"].items()},
+        item["fields"],
+    )
 
 
 @dataclass(frozen=True)
@@ -197,7 +229,8 @@ def make_plan(
         ends |= {name: run.first + run.count for name, run in blocks.items()}
         fields = sum(guess.fields for _, guess in group)
         shards.append(Shard(tuple(video for video, _ in group), blocks, fields))
-    return Plan(generation, settings, root, tuple(shards), ends, base)
+    longest = max((len(group) for group in groups), default=0)
+    return Plan(generation, settings, root, tuple(shards), ends, base, longest=longest)
 
 
 def _reserve(group: list[tuple[Video, Estimate]]) -> dict[str, int]:

@@ -17,7 +17,11 @@ def seal(tree: dict[str, Any]) -> bytes:
 
     The order of keys stays as it is: what is derived from a record must not depend on whether it was read or just made.
     """
-    text = json.dumps(tree, separators=(",", ":")).encode()
+    return seal_text(json.dumps(tree, separators=(",", ":")).encode())
+
+
+def seal_text(text: bytes) -> bytes:
+    """:func:`seal` for a tree that is JSON already, with line breaks wherever its author wants them."""
     return text[:-1] + _seal(hashlib.sha256(text).hexdigest())
 
 

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +80,7 @@ def extract_shard(work: Work, shard: int) -> ShardResult:
 
 def _extract_shard(work: Work, shard: int) -> ShardResult:
     store = LocalStore(Path(work.dataset))
-    plan = _plan(store, work.generation)
+    plan = _plan(store, work.generation, shard)
     started = time.monotonic()
     key = layout.commit_key(work.generation, shard)
     if store.exists(key):
@@ -137,21 +136,15 @@ def pending(store: LocalStore, plan: Plan) -> list[int]:
     return [k for k in range(len(plan.shards)) if (plan.generation, k) not in done]
 
 
-def _plan(store: LocalStore, generation: int) -> Plan:
-    """The plan of a generation, read once; but a worker may outlive a dataset and see another one in its place."""
+def _plan(store: LocalStore, generation: int, shard: int) -> Plan:
+    """The plan of a generation, with ``shard`` alone: of 300,000 videos the whole would take a worker 200 MB."""
     path = store.path(layout.plan_key(generation))
     try:
-        found = path.stat()
+        return Plan.from_bytes(path.read_bytes(), str(path), only=shard)
     except FileNotFoundError:
         raise StoreError(f"{path}: not there. Every machine must see the dataset under the same path.") from None
     except OSError as error:
         raise store_error(path, error) from error
-    return _read_plan(path, (found.st_ino, found.st_mtime_ns, found.st_size))
-
-
-@lru_cache(maxsize=2)
-def _read_plan(path: Path, _identity: tuple[int, ...]) -> Plan:
-    return Plan.from_bytes(path.read_bytes(), str(path))
 
 
 def _check_root(root: Path) -> None:

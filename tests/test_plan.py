@@ -311,3 +311,31 @@ def test_three_hundred_thousand_videos() -> None:
     )
     assert seconds < 60
     assert peak < 1024
+
+
+@given(collections, pace)
+@settings(deadline=None, max_examples=50)
+def test_one_shard_is_read_without_the_others(videos: list[tuple[Video, Probe | None]], rate: float) -> None:
+    plan = planned(videos, rate, used={"flow_240x320": 7})
+    data = plan.to_bytes()
+    assert len(json.loads(data)["shards"]) == len(plan.shards)  # JSON, to anybody
+    for number, item in enumerate(plan.shards):
+        task = Plan.from_bytes(data, "plan.json", only=number)
+        assert task.shards[number] == item
+        assert len(task.shards) == len(plan.shards)
+        assert task.overflow(number, "flow_99x99") == plan.overflow(number, "flow_99x99")
+        assert (task.settings, task.root, task.generation) == (plan.settings, plan.root, plan.generation)
+    with pytest.raises(RefusedError, match=r"^plan.json: damaged plan"):
+        Plan.from_bytes(data, "plan.json", only=len(plan.shards))
+
+
+PLAN = planned([(Video(f"{k}.avi", size=1), Probe(320, 240, 100, 25.0)) for k in range(40)], rate=1.0).to_bytes()
+
+
+@given(st.integers(0, 2**20), st.integers(1, 255))
+@settings(max_examples=200)
+def test_damage_in_the_line_of_another_shard_is_found(place: int, flip: int) -> None:
+    data = bytearray(PLAN)
+    data[place % len(data)] ^= flip
+    with pytest.raises(RefusedError, match=r"^plan.json: "):
+        Plan.from_bytes(bytes(data), "plan.json", only=0)

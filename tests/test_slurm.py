@@ -85,7 +85,7 @@ def test_an_array_and_a_finished_task_that_is_queued_again(cluster: Slurm, tmp_p
     cluster.ask("scontrol", "requeue", f"{array.number}_0")
     await_(lambda: array.task(0, "Restarts") == "1", "the finished task is queued again")
     cluster.wait_for_the_end()
-    assert array.task(0, "JobState") == "COMPLETED" and "nothing to do" in array.log()
+    assert array.task(0, "JobState") == "COMPLETED" and "nothing to do" in array.log(), array.log()
     array.is_like(tmp_path / "local.zarr")
 
 
@@ -114,7 +114,7 @@ def test_preempted_out_of_time_and_on_a_node_that_dies(
     restarts = [int(array.task(number, "Restarts")) for number in range(4)]
     stopped = array.log().count("is queued again")
     assert all(restarts) and stopped
-    assert [array.task(number, "JobState") for number in range(4)] == ["COMPLETED"] * 4
+    assert [array.task(number, "JobState") for number in range(4)] == ["COMPLETED"] * 4, array.log()
     array.is_like(tmp_path / "local.zarr")
 
     cluster.ask("scontrol", "requeue", f"{array.number}_1")

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowprep.config import FlowConfig, Settings, StorageConfig, VideoConfig
+from flowprep.config import ExtractConfig, FlowConfig, StorageConfig, VideoConfig
 from flowprep.errors import Verdict
+from flowprep.run.driver import resolve
 from flowprep.sandbox import Limits, Sandbox
 from tests.test_video_damage import COUNT, whole
 
 FILMS = ("plain.mp4", "mpeg4.avi", "plain.mkv", "plain.webm")  # H.264, MPEG-4, H.264, VP9
 HEADER = 900  # bytes: more than the header of each of them
-SETTINGS = Settings(
-    VideoConfig(max_pixels=1_000_000),
-    FlowConfig("dis", "opencv", "forward", {"preset": "ultrafast"}),
-    StorageConfig(rgb=False),
-    "opencv, whichever",
+CONFIG = ExtractConfig(
+    video=VideoConfig(max_pixels=1_000_000),
+    flow=FlowConfig("dis", "opencv", "forward", {"preset": "ultrafast"}),
+    storage=StorageConfig(rgb=False),
 )
 SILENCE = 10.0  # s
 EXPECTED = {
@@ -72,6 +72,7 @@ WAYS = (cut, flip_bits, splice, zeros, swap_header)
 def fuzz(folder: Path, count: int, seed: int) -> tuple[Counter[Verdict], float]:
     """Verdicts of ``count`` mutants, each checked, and the slowest answer in s."""
     films = {name: whole(folder / name) for name in FILMS}
+    settings = resolve(CONFIG)
     chance = np.random.default_rng(seed)
     verdicts: Counter[Verdict] = Counter()
     slowest = 0.0
@@ -84,7 +85,7 @@ def fuzz(folder: Path, count: int, seed: int) -> tuple[Counter[Verdict], float]:
             path = folder / f"mutant{number}{Path(name).suffix}"
             path.write_bytes(way(films[name], chance, list(films.values())))
             started = time.monotonic()
-            row = box.extract(SETTINGS, path, name, scratch, lambda _: None)
+            row = box.extract(settings, path, name, scratch, lambda _: None)
             slowest = max(slowest, time.monotonic() - started)
             told = f"{path}, {way.__name__}: {row}"
             assert row.attempt == 1, told  # its process neither died nor fell silent

@@ -14,8 +14,9 @@ import numpy as np
 import psutil
 import pytest
 
-from flowprep.config import FlowConfig, Settings, StorageConfig, VideoConfig
+from flowprep.config import ExtractConfig, FlowConfig, StorageConfig
 from flowprep.errors import Verdict
+from flowprep.run.driver import resolve
 from flowprep.sandbox import KILLS, Limits, Sandbox
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import read_commits, rows_in_force
@@ -25,11 +26,8 @@ from tests.command import COMMAND
 from tests.test_video_hostile import png_video
 
 DIS = ("--method", "dis", "--set", "dis.preset=ultrafast", "--no-rgb", "--workers", "1")
-SETTINGS = Settings(
-    VideoConfig(),
-    FlowConfig("dis", "opencv", "forward", {"preset": "ultrafast"}),
-    StorageConfig(rgb=False),
-    "opencv, whichever",
+CONFIG = ExtractConfig(
+    flow=FlowConfig("dis", "opencv", "forward", {"preset": "ultrafast"}), storage=StorageConfig(rgb=False)
 )
 
 # --- bombs ---
@@ -47,13 +45,13 @@ def refuse(path: Path, folder: Path) -> tuple[float, float]:
     scratch = folder / "scratch"
     scratch.mkdir()
     harmless = next(iter(write_demo_videos(folder / "videos", clips_per_class=1, frames=4, height=48, width=64)))
-    box = Sandbox(Limits(60.0))
+    settings, box = resolve(CONFIG), Sandbox(Limits(60.0))
     try:
         before = {child.pid for child in psutil.Process().children()}
-        box.extract(SETTINGS, folder / "videos" / harmless.id, "warm", scratch, lambda _: None)
+        box.extract(settings, folder / "videos" / harmless.id, "warm", scratch, lambda _: None)
         (child,) = {child.pid for child in psutil.Process().children()} - before
         started = time.monotonic()
-        row = box.extract(SETTINGS, path, path.name, scratch, lambda _: None)
+        row = box.extract(settings, path, path.name, scratch, lambda _: None)
         seconds = time.monotonic() - started
         status = dict(line.split(":", 1) for line in Path(f"/proc/{child}/status").read_text().splitlines())
     finally:
