@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from flowprep import __version__
 
-PACKAGES = ("av", "dask", "distributed", "llvmlite", "numba", "numpy", "opencv-contrib-python", "pillow", "zarr")
+OPENCV = ("opencv-contrib-python", "opencv-contrib-python-headless")  # one of the two
+PACKAGES = ("av", "dask", "distributed", "llvmlite", "numba", "numpy", *OPENCV, "pillow", "zarr")
 
 
 @cache

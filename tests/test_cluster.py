@@ -16,7 +16,7 @@ import pytest
 
 from flowprep import __version__, devices, shard
 from flowprep.annotations import read_source
-from flowprep.config import ClusterConfig
+from flowprep.config import ClusterConfig, build
 from flowprep.devices import gpus
 from flowprep.errors import FlowprepError, RefusedError, StoreError, UnfinishedError, UsageError
 from flowprep.extract import file_sha256
@@ -43,6 +43,22 @@ def videos(tmp_path: Path) -> Path:
 
 
 # --- addresses ---
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"scheduler": "a:1", "scheduler_file": "b"}, "--scheduler and --scheduler-file exclude each other"),
+        ({"executor": "batch", "scheduler": "a:1"}, "--executor batch knows no scheduler"),
+        ({"task": "0/2"}, "add --executor batch"),
+        ({"insecure": True}, "add --scheduler or --scheduler-file"),
+        ({"tls_cert": "a.pem"}, "add --scheduler or --scheduler-file"),
+        ({"scheduler": "tls://a:1", "tls_cert": "a.pem"}, "together"),
+    ],
+)
+def test_keys_that_do_not_go_together(keys: dict[str, str | bool], words: str) -> None:
+    with pytest.raises(UsageError, match=rf"^x.yaml: .*{words}"):
+        build({"cluster": keys}, "x.yaml")
 
 
 @pytest.mark.parametrize(

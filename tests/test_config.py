@@ -233,15 +233,6 @@ def test_no_number_is_without_a_range() -> None:
     [
         ({"video": {"resize": "340x256", "short_side": 256}}, "--resize and --short-side exclude each other"),
         ({"video": {"fps": 5.0, "stride": 2}}, "--fps and --stride exclude each other"),
-        (
-            {"cluster": {"scheduler": "a:1", "scheduler_file": "b"}},
-            "--scheduler and --scheduler-file exclude each other",
-        ),
-        ({"cluster": {"executor": "batch", "scheduler": "a:1"}}, "--executor batch knows no scheduler"),
-        ({"cluster": {"task": "0/2"}}, "add --executor batch"),
-        ({"cluster": {"insecure": True}}, "add --scheduler or --scheduler-file"),
-        ({"cluster": {"tls_cert": "a.pem"}}, "add --scheduler or --scheduler-file"),
-        ({"cluster": {"scheduler": "tls://a:1", "tls_cert": "a.pem"}}, "together"),
         ({"storage": {"rounding": "round"}}, "--rounding round is a convention of fixed ranges: add --range fixed"),
         ({"storage": {"bound": 32}}, "--bound 32.0 is the bound of a fixed range: add --range fixed"),
         ({"storage": {"rgb": False, "rgb_quality": 80}}, "are for stored RGB frames: leave --no-rgb out"),

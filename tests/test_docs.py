@@ -123,11 +123,12 @@ def test_every_key_with_option_type_and_default(part: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_with_its_arguments_and_options(name: str) -> None:
-    page = "dataset.md" if name in ("info", "show", "status", "verify") else "extract.md"
+    pages = {"submit": "cluster.md", **dict.fromkeys(("info", "show", "status", "verify"), "dataset.md")}
+    page = pages.get(name, "extract.md")
     text = section(page, f"`flowprep {name}`")
     command = group.get_command(click.Context(group), name)
     assert command
-    from_registry = {option.name for option in registry()} if name == "extract" else set()
+    from_registry = {option.name for option in registry()} if name in ("extract", "submit") else set()
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name not in from_registry:
             assert set(parameter.opts) <= set(first_column(tables(text)[0])), parameter.name

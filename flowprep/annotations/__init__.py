@@ -21,7 +21,7 @@ from flowprep.config import LAYOUTS
 from flowprep.errors import UsageError, did_you_mean
 from flowprep.types import Video
 
-__all__ = ["LAYOUTS", "Source", "read_source"]
+__all__ = ["LAYOUTS", "Source", "read_source", "source_root"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,13 @@ def read_source(path: Path, annotations: Path | None = None, layout: str = "auto
         start = Root(path)
         listing = folder.read(start)
     return Source(start.path, _sorted(listing.videos), tuple(sorted(listing.ignored)), layout)
+
+
+def source_root(path: Path, root: Path | None = None) -> Path:
+    """The folder that :func:`read_source` would say the videos of ``path`` lie below, without reading its lists."""
+    for given in (path, root):
+        _check_reachable(given)
+    return Root(root or (path if path.is_dir() else path.parent)).path
 
 
 def _recognise(path: Path, annotations: Path | None) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowprep import flow, shard
-from flowprep.annotations import Source, read_source
+from flowprep.annotations import Source, read_source, source_root
 from flowprep.config import ExtractConfig, Settings
 from flowprep.devices import gpus
 from flowprep.errors import ExitCode, RefusedError, StoreError, UnfinishedError, UsageError, Verdict
@@ -106,12 +106,19 @@ class Extraction:
         return self._expect(source, videos, len(plans))
 
     def prepare(self) -> tuple[int, int]:
-        """Write the plans that are missing, without running them: how many shards are pending, of how many."""
+        """Write the plans that are missing, without running them: how many shards are pending, of how many.
+
+        With none pending the dataset is finalised, in case its last task died on the way there.
+        """
+        started = time.monotonic()
         with stop_on_signals(self.config.run.grace):
             source = self._source()
             plans = self._plans(source)
             self._plan_again(source, plans)
-            return self._pending(plans), sum(len(plan.shards) for plan in plans)
+            left = self._pending(plans)
+            if not left:
+                self._summary(plans, 0, started)
+            return left, sum(len(plan.shards) for plan in plans)
 
     def run(self) -> Summary:
         """Do what is missing and sum up. Raises UnfinishedError when told to stop by a signal."""
@@ -140,12 +147,14 @@ class Extraction:
             )
         started = time.monotonic()
         mine = share(self.config.cluster.task)
+        source = self.config.source
+        root = source_root(Path(source.path), Path(source.root) if source.root else None)
         plans = self._read_plans() or self._plans(self._source())
         refuse_other_settings(self.output, plans, self.settings)
         done: list[ShardResult] = []
         for plan in plans:
             todo = [k for k in shard.pending(self.store, plan) if k in mine]
-            done += self._run_shards(plan, todo, "", stop)
+            done += self._run_shards(plan, todo, str(root), stop)
         left = self._pending(plans)
         if not left:
             return self._summary(plans, len(done), started)

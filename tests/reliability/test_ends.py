@@ -232,7 +232,7 @@ def test_a_second_signal_ends_it_at_once(bench: Bench, tmp_path: Path) -> None:
 
 
 def worker_ends(bench: Bench, cluster: Cluster, out: Path) -> float:
-    """Seconds from SIGTERM to the end of a worker and its children; its shards go to another, as if nothing happened."""
+    """Seconds from SIGTERM to the end of a worker and its children; its shards go to another, and no harm is done."""
     run = begin(bench, out, "--scheduler-file", cluster.file)
     await_(lambda: commits(out) >= 1, "a commit")
     worker = cluster.workers[0]

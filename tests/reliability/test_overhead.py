@@ -39,7 +39,7 @@ print(json.dumps({{"ms": 1000 * seconds / shards, "rss": rss, "done": done}}))
 
 
 def empty_work(engine: str, opener: str, shards: int) -> dict[str, Any]:
-    """ms a shard that does nothing, with two workers, and the memory in MiB of the driver after a tenth and after all."""
+    """ms a shard that does nothing, with two workers, and the MiB of the driver after a tenth and after all of them."""
     script = EMPTY_WORK.format(engine=engine, open=opener, shards=shards)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=500)
     found: dict[str, Any] = json.loads(done.stdout)
