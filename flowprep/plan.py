@@ -21,7 +21,7 @@ from typing import Any
 from flowprep.config import FORMAT_VERSION, Settings, VideoConfig
 from flowprep.errors import RefusedError, UsageError
 from flowprep.records import check_seal, seal_text
-from flowprep.types import Probe, Video
+from flowprep.types import SPLITS, Probe, Video
 
 SHARD_SECONDS = (10.0, 240.0)  # work in one shard on one core: short enough to lose, long enough to be worth a task
 SHARDS_AIMED = 32  # so that a small dataset keeps several workers busy too
@@ -117,14 +117,14 @@ class Plan:
                 )
             check_seal(tree, data)
             return cls(
-                generation=tree["generation"],
+                generation=_natural(tree["generation"]),
                 settings=Settings.from_json(tree["settings"]),
-                root=tree["root"],
+                root=_text(tree["root"]),
                 shards=tuple(_shard(item) for item in shards),
-                ends=tree["ends"],
-                base=tree["base"],
-                described=tuple(Video.from_json(video) for video in tree["described"]),
-                longest=tree["longest"],
+                ends={_text(name): _natural(end) for name, end in tree["ends"].items()},
+                base=_natural(tree["base"]),
+                described=tuple(_video(video) for video in tree["described"]),
+                longest=_natural(tree["longest"]),
             )
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UsageError) as error:
             raise RefusedError(f"{where}: damaged plan ({error}).") from None
@@ -149,10 +149,36 @@ def _shard(item: dict[str, Any] | None) -> Shard:
     if item is None:
         return _EMPTY
     return Shard(
-        tuple(Video.from_json(video) for video in item["videos"]),
-        {name: Blocks(*run) for name, run in item["blocks"].items()},
-        item["fields"],
+        tuple(_video(video) for video in item["videos"]),
+        {_text(name): Blocks(*map(_natural, run)) for name, run in item["blocks"].items()},
+        _natural(item["fields"]),
     )
+
+
+# A seal proves that a plan is whole, not that it is honest: anybody can make one. So nothing in it is believed.
+
+
+def _video(data: dict[str, Any]) -> Video:
+    video = Video.from_json(data)
+    for text in (video.id, video.label, video.refused, *video.splits):
+        _text(text)
+    if type(video.size) is not int or len(video.splits) != SPLITS:
+        raise ValueError(f"{video.id!r} is not described as a video is")
+    if not video.refused and (video.id[:1] in ("", "/") or "\0" in video.id or ".." in video.id.split("/")):
+        raise ValueError(f"{video.id!r} leaves the source folder")
+    return video
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a whole number from 0 on")
+    return value
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def publish(store: LocalStore, commit: Commit, files: list[tuple[StoredFile, Pat
     """Put the finished ``files`` at their final keys, then the commit record that makes them true."""
     key = layout.commit_key(commit.generation, commit.shard)
     # One try at a time: none may replace a file that another is about to commit.
-    with store.exclusive(f"{commit.generation}.{commit.shard:05d}"):
+    with store.exclusive(layout.shard_name(commit.generation, commit.shard)):
         if store.exists(key):
             return _result(Commit.from_bytes(store.get(key), key), "lost race")
         for item, path in files:
@@ -132,7 +132,7 @@ def publish(store: LocalStore, commit: Commit, files: list[tuple[StoredFile, Pat
 
 def pending(store: LocalStore, plan: Plan) -> list[int]:
     """Shards of ``plan`` without a commit record."""
-    done = committed_shards(store)
+    done = committed_shards(store, [plan])
     return [k for k in range(len(plan.shards)) if (plan.generation, k) not in done]
 
 

@@ -103,17 +103,19 @@ class LedgerRow:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        def place(value: dict[str, Any] | None) -> Placement | None:
-            return Placement(**value) if value else None
+        """The row that :meth:`to_json` wrote; ``data`` is used up."""
+        data["verdict"] = Verdict(data["verdict"])
+        for name in ("flow", "frames"):
+            data[name] = Placement(**data[name]) if data[name] else None
+        if data.keys() != COLUMNS:
+            return cls(**data)
+        # What __init__ does, five times as quickly: a large dataset has hundreds of thousands of rows.
+        row = object.__new__(cls)
+        vars(row).update(data)
+        return row
 
-        return cls(
-            **{
-                **data,
-                "verdict": Verdict(data["verdict"]),
-                "flow": place(data["flow"]),
-                "frames": place(data["frames"]),
-            }
-        )
+
+COLUMNS = {item.name for item in dataclasses.fields(LedgerRow)}
 
 
 @dataclass(frozen=True)

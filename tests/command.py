@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+FAULTS = str(Path(__file__).with_name("faults"))
+MISBEHAVE = {"PYTHONPATH": os.pathsep.join(filter(None, [FAULTS, os.environ.get("PYTHONPATH")]))}  # see FAULTS
 COMMAND = [sys.executable, "-c", "from flowprep.cli import main; main()"]
 
 
@@ -25,14 +27,14 @@ def flowprep(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Pat
     )
 
 
-def start(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start it and go on; what it says is thrown away."""
-    return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        env={**os.environ, **(env or {})},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def start(
+    *arguments: str | Path, env: dict[str, str] | None = None, log: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start it and go on; what it says goes to ``log``, or is thrown away."""
+    with (log or Path(os.devnull)).open("wb") as said:
+        return subprocess.Popen(
+            [*COMMAND, *map(str, arguments)], env={**os.environ, **(env or {})}, stdout=said, stderr=said
+        )
 
 
 def await_(condition: Callable[[], object], what: str, seconds: float = 60) -> None:

@@ -28,11 +28,10 @@ from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import committed_shards
 from flowprep.store.plans import write_plan
 from flowprep.synthetic import write_demo_videos
-from tests.command import flowprep, stored_files
+from tests.command import MISBEHAVE, flowprep, stored_files
 from tests.dask_rig import Cluster
 from tests.in_process import SETTINGS
 
-FAULTS = Path(__file__).parent / "faults"
 METHOD = ("--method", "dis", "--set", "dis.preset=ultrafast", "--no-rgb")
 
 
@@ -238,7 +237,7 @@ def test_the_gpus_that_the_driver_has(tmp_path: Path) -> None:
     assert gpus({}, tmp_path) == ["0", "1"]
 
 
-GPU = {"PYTHONPATH": str(FAULTS), "FLOWPREP_TEST_SHARD_SECONDS": "0.001"}
+GPU = {**MISBEHAVE, "FLOWPREP_TEST_SHARD_SECONDS": "0.001"}
 
 
 def seen(log: Path) -> set[str]:

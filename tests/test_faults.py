@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import psutil
 import pytest
 
 from flowprep.synthetic import write_demo_videos
-from tests.command import flowprep, start, stored_files
+from tests.command import MISBEHAVE, flowprep, start, stored_files
 
-FAULTS = Path(__file__).with_name("faults")
 DIS = ("--method", "dis", "--set", "dis.preset=ultrafast", "--no-rgb")
 
 
@@ -28,7 +26,7 @@ def clips(tmp_path: Path) -> Path:
 def env(tmp_path: Path) -> dict[str, str]:
     marks = tmp_path / "marks"
     marks.mkdir()
-    return {"PYTHONPATH": f"{FAULTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "FLOWPREP_TEST_MARKS": str(marks)}
+    return {**MISBEHAVE, "FLOWPREP_TEST_MARKS": str(marks)}
 
 
 def poison(folder: Path, *names: str) -> None:

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from flowprep.cli import flowprep as group
 from flowprep.config import ExtractConfig, RunConfig, SourceConfig, build, read_pipeline
 from flowprep.errors import ExitCode, RefusedError, UsageError
-from flowprep.run.driver import resolve
+from flowprep.run.planning import resolve
 from flowprep.submit.job import Job, Request, make_job
 from flowprep.submit.kubernetes import Kubernetes
 from flowprep.submit.slurm import Slurm

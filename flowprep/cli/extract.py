@@ -51,7 +51,7 @@ def command(source: str | None, output: str | None, pipeline: str | None, quiet:
 
 
 def _print_plan(extraction: Any) -> None:
-    from flowprep.run.driver import free_bytes
+    from flowprep.run.planning import free_bytes
 
     expected = extraction.dry_run()
     settings = extraction.settings

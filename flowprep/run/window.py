@@ -34,7 +34,7 @@ class WorkerLostError(Exception):
 class Retries:
     """When a shard whose worker was lost is tried again."""
 
-    most: int = 20  # losses: then something about the shard or the machines is wrong that no further try repairs
+    most: int = 50  # losses: then something about the shard or the machines is wrong that no further try repairs
     first: float = 0.1  # s before the first new try, twice as long before each further one ...
     longest: float = 10.0  # ... up to this
 

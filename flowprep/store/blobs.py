@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from flowprep.errors import StoreError
+from flowprep.errors import RefusedError, StoreError
 from flowprep.store.locks import locked
 from flowprep.store.nfs import patiently
 from flowprep.store.scratch import Scratch, new_name
@@ -106,6 +106,16 @@ class LocalStore(BlobStore):
     def address(self, key: str) -> str:
         return self._prefix + key
 
+    def _inside(self, key: str) -> Path:
+        """The path of ``key``, to write there. Raises RefusedError if a link on the way leads somewhere else."""
+        path = self.path(key)
+        for parent in path.parents:
+            if parent == self.root:
+                return path
+            if parent.is_symlink():
+                raise RefusedError(f"{parent} is a link: nothing is written outside the dataset. Put a folder there.")
+        raise RefusedError(f"{path} is not in {self.root}.")
+
     def exists(self, key: str) -> bool:
         with _store_errors(self.path(key)), suppress(FileNotFoundError, NotADirectoryError):
             # Opened, not looked at: that is what NFS asks its server about.
@@ -137,16 +147,15 @@ class LocalStore(BlobStore):
                 return []
 
     def put_new(self, key: str, source: Path) -> bool:
-        target = self.path(key)
+        target = self._inside(key)
         with _store_errors(target):
             _make_folder(target.parent)
             _flush(source)
             try:
                 os.link(source, target)
             except OSError as error:
-                if (
-                    patiently(lambda: os.stat(source)).st_nlink != 2
-                ):  # else it was made, whatever the answer (open(2), on O_EXCL)
+                # With two names it was made, whatever the answer (open(2), on O_EXCL).
+                if patiently(lambda: os.stat(source)).st_nlink != 2:
                     if error.errno == errno.EEXIST:
                         return False
                     if error.errno in NO_HARD_LINKS:
@@ -161,7 +170,7 @@ class LocalStore(BlobStore):
             return True
 
     def replace(self, key: str, source: Path) -> None:
-        target = self.path(key)
+        target = self._inside(key)
         with _store_errors(target):
             _make_folder(target.parent)
             _flush(source)
@@ -175,7 +184,7 @@ class LocalStore(BlobStore):
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        path = self.path(f"{LOCKS}/{name}")
+        path = self._inside(f"{LOCKS}/{name}")
         with _store_errors(path):
             _make_folder(path.parent)
             handle = locked(path)
@@ -188,7 +197,7 @@ class LocalStore(BlobStore):
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        folder = self.path(f"{SCRATCH}/{new_name()}")
+        folder = self._inside(f"{SCRATCH}/{new_name()}")
         with _store_errors(folder):
             patiently(lambda: folder.mkdir(parents=True, exist_ok=True))
         try:
@@ -198,7 +207,7 @@ class LocalStore(BlobStore):
 
     def scratches(self) -> list[Scratch]:
         """All scratch folders, whosoever they are."""
-        folder = self.path(SCRATCH)
+        folder = self._inside(f"{SCRATCH}/any").parent
         with _store_errors(folder), suppress(FileNotFoundError):
             return [Scratch(folder / name) for name in patiently(lambda: _folders(folder))]
         return []

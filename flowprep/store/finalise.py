@@ -5,6 +5,7 @@ Everything here is derived, so it may be made again at any time, by anyone, and 
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ def finalise(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> Non
         try:
             _write_metadata(folder, plans, commits)
         except OSError as error:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Zarr's other tasks failed alike: once is enough
             raise store_error(folder, error) from error
         made = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         for key in sorted(made, key=lambda key: (key == "zarr.json", key)):  # the root last: it names the others

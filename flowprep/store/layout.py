@@ -11,6 +11,7 @@ OUT.zarr/
   videos/                            one column an array: id, label, split1..3, status, array, start, length, ...
   .flowprep/plan.0.json              who does what; .1, .2 ... for each retry or extension
   .flowprep/commits/0.00012.json     the truth: files with their sha256, and one ledger row for each video
+  .flowprep/digest.json              the verdicts of all, once it is finished: derived, and only to save time
   .flowprep/tmp/ .flowprep/locks/    work in progress; never read
 """
 
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 
 PLANS = ".flowprep"
 COMMITS = ".flowprep/commits"
+DIGEST = ".flowprep/digest.json"
 SIDES: dict[str, tuple[int, ...]] = {"scale": (2,), "zero": (2,), "stats": (2, 3)}  # shape of one row, float32
 BLOCK_KEY = re.compile(rf"(\w+?)(?:_({'|'.join(SIDES)}))?/c/([0-9]{{1,15}})[/0]+")
 

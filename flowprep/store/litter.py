@@ -64,6 +64,7 @@ def collect(store: LocalStore, *, older_than: float) -> Litter:
     done = {(commit.generation, commit.shard) for commit in commits}
     ours = {item.key for commit in commits for item in commit.files}
     ours |= {layout.plan_key(plan.generation) for plan in plans} | {layout.commit_key(*item) for item in done}
+    ours.add(layout.DIGEST)
     limit = time.time() - older_than
     found = Litter()
     for key in sorted(set(_files(store.root)) - ours):

@@ -2,8 +2,8 @@
 
 With FLOWPREP_TEST_MARKS, the sandboxed process does what its video's name says, as a hostile file might. ``segv``
 crashes, ``abort`` aborts, ``exit`` leaves, ``hang`` never answers, ``memory`` asks for all there is, ``greedy`` takes
-8 GiB bit by bit, ``killed`` is killed
-from outside, ``bug`` raises what nobody expects. ``once`` in the name does it only the first time.
+8 GiB bit by bit, ``killed`` is killed from outside, ``bug`` raises what nobody expects. ``once`` in the name does it
+only the first time.
 
 With FLOWPREP_TEST_LOG, that file gets a line for each video that is begun.
 

@@ -15,10 +15,9 @@ import pytest
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import read_commits
 from flowprep.synthetic import write_demo_videos
-from tests.command import flowprep, start, stored_files
+from tests.command import MISBEHAVE, flowprep, start, stored_files
 from tests.dask_rig import Cluster, kill_some
 
-FAULTS = Path(__file__).parents[1] / "faults"
 POISON = (
     "segv_0",
     "segv_1",
@@ -67,7 +66,7 @@ def write_videos(folder: Path, clips: int) -> None:
 def make_bench(folder: Path, clips: int, shard_seconds: float) -> Bench:
     """The videos and the dataset of an undisturbed run on a cluster of two workers."""
     env = {
-        "PYTHONPATH": str(FAULTS),
+        **MISBEHAVE,
         "FLOWPREP_TEST_MARKS": str(folder / "marks"),
         "FLOWPREP_TEST_SHARD_SECONDS": str(shard_seconds),
     }
@@ -107,7 +106,8 @@ def soak(bench: Bench, folder: Path, seed: int) -> tuple[int, float]:
     chance = random.Random(seed)
     with Cluster(folder / f"cluster{seed}", env=bench.env) as cluster:
         begun = time.monotonic()
-        run = start("extract", bench.videos, out, *RUN, "--scheduler-file", cluster.file, env=bench.env)
+        log = folder / f"soak{seed}.log"
+        run = start("extract", bench.videos, out, *RUN, "--scheduler-file", cluster.file, env=bench.env, log=log)
         while not list(out.glob(".flowprep/plan.0.json")):
             assert run.poll() is None
             time.sleep(0.05)
@@ -116,7 +116,7 @@ def soak(bench: Bench, folder: Path, seed: int) -> tuple[int, float]:
         )
         kills = kill_some(cluster, run, chance, MEAN)
         seconds = time.monotonic() - begun
-        assert run.wait() == 0
+        assert run.wait() == 0, log.read_text()
         assert double.wait(timeout=120) == 0
     assert verdicts(out) == verdicts(bench.clean)  # none lost, none blamed
     assert stored_files(out) == stored_files(bench.clean)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 import subprocess
@@ -17,11 +16,10 @@ from flowprep.shard import file_sha256
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import read_commits
 from flowprep.synthetic import write_demo_videos
-from tests.command import flowprep, stored_files
+from tests.command import FAULTS, MISBEHAVE, flowprep, stored_files
 
-FAULTS = Path(__file__).parents[1] / "faults"
 ENV = {  # each video a shard of its own
-    "PYTHONPATH": f"{FAULTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    **MISBEHAVE,
     "FLOWPREP_TEST_SHARD_SECONDS": "0.001",
 }
 METHOD = ("--method", "dis", "--set", "dis.preset=ultrafast", "--rgb-short-side", "48", "--workers", "1")
@@ -130,7 +128,7 @@ def dying_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not compiler:
         pytest.skip("no C compiler (cc) for the library that makes file operations fail")
     library = tmp_path_factory.mktemp("library") / "disk.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, FAULTS / "disk.c", "-ldl"], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, f"{FAULTS}/disk.c", "-ldl"], check=True)
     return library
 
 

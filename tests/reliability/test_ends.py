@@ -21,10 +21,9 @@ from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import committed_shards
 from flowprep.store.plans import read_plans
 from flowprep.synthetic import write_demo_videos
-from tests.command import COMMAND, await_, flowprep, stored_files
+from tests.command import COMMAND, MISBEHAVE, await_, flowprep, stored_files
 from tests.dask_rig import Cluster
 
-FAULTS = Path(__file__).parents[1] / "faults"
 METHOD = ("--method", "dis", "--set", "dis.preset=medium", "--no-rgb")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 GRACE = 2.0  # s
@@ -43,7 +42,7 @@ class Bench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Thirty clips of a fifth of a second of work each, two to a shard, and their dataset."""
     folder = tmp_path_factory.mktemp("ends")
-    env = {"PYTHONPATH": str(FAULTS), "FLOWPREP_TEST_SHARD_SECONDS": "0.5"}
+    env = {**MISBEHAVE, "FLOWPREP_TEST_SHARD_SECONDS": "0.5"}
     write_demo_videos(folder / "videos", clips_per_class=1, frames=40, height=120, width=160)
     for clip in sorted(folder.glob("videos/*/*")):
         for copy in range(1, 5):

@@ -110,4 +110,4 @@ def test_real_flow(data: Path, tmp_path: Path, figure: Callable[[str, str], None
     share = (found["wall"] - work) / found["flow"]
     assert found["wall"] / found["shards"] >= 50
     assert share <= 0.02
-    figure("R10b", f"{100 * share:.1f} % of the flow time ({found['shards']} shards, {found['wall']:.0f} s, 1 worker)")
+    figure("R10c", f"{100 * share:.1f} % of the flow time ({found['shards']} shards, {found['wall']:.0f} s, 1 worker)")

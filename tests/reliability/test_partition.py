@@ -15,10 +15,9 @@ import pytest
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import committed_shards
 from flowprep.synthetic import write_demo_videos
-from tests.command import COMMAND, await_, flowprep, stored_files
+from tests.command import COMMAND, MISBEHAVE, await_, flowprep, stored_files
 from tests.dask_rig import Cluster
 
-FAULTS = Path(__file__).parents[1] / "faults"
 METHOD = ("--method", "dis", "--set", "dis.preset=medium", "--no-rgb")
 OWN = f"fp{os.getpid() % 1_000_000}"  # so that no two runs meet
 BRIDGE = f"{OWN}b"
@@ -70,7 +69,7 @@ def partition(hosts: list[tuple[str, ...]], folder: Path, tcp: int, heal_after: 
     ``tcp``: seconds without an answer after which Dask gives a connection up, at least 11.
     """
     env = {
-        "PYTHONPATH": str(FAULTS),
+        **MISBEHAVE,
         "FLOWPREP_TEST_SHARD_SECONDS": "0.5",
         "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": f"{tcp}s",
     }

@@ -12,12 +12,11 @@ import pytest
 
 import flowprep
 from flowprep.synthetic import write_demo_videos
+from tests.command import MISBEHAVE, stored_files
 from tests.command import flowprep as run
-from tests.command import stored_files
 from tests.dask_rig import Cluster
 
-FAULTS = Path(__file__).parents[1] / "faults"
-ENV = {"PYTHONPATH": str(FAULTS), "FLOWPREP_TEST_SHARD_SECONDS": "0.3"}
+ENV = {**MISBEHAVE, "FLOWPREP_TEST_SHARD_SECONDS": "0.3"}
 METHOD = ("--method", "tvl1", "--set", "tvl1.warps=1", "--direction", "both", "--rgb-short-side", "64")
 
 

@@ -1,0 +1,190 @@
+"""From a configuration to plans: the source read, what is new in it planned, and what does not fit refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from flowprep import flow
+from flowprep.annotations import Source, read_source
+from flowprep.config import ExtractConfig, Settings
+from flowprep.errors import RefusedError, StoreError, UnfinishedError, UsageError
+from flowprep.plan import Plan
+from flowprep.records import many_objects
+from flowprep.run.changes import Changes, refuse_other_settings
+from flowprep.run.expectation import Expectation, expect, used_blocks
+from flowprep.run.headers import probe_all
+from flowprep.sandbox import Limits
+from flowprep.store import layout
+from flowprep.store.blobs import LocalStore
+from flowprep.store.commits import (
+    Commit,
+    committed_shards,
+    damaged,
+    is_finalised,
+    read_commits,
+    repair_advice,
+    rows_in_force,
+    state_of,
+)
+from flowprep.store.digest import Digest, read_digest
+from flowprep.store.plans import read_plans, write_plan
+from flowprep.types import Video
+from flowprep.wording import duration, plural, size, some
+
+
+def resolve(config: ExtractConfig) -> Settings:
+    """The complete settings: the backend chosen, every parameter of the method named, the engine's version noted."""
+    chosen = config.flow
+    algorithm = flow.find(chosen.method, chosen.backend or None, elsewhere=config.cluster.remote)
+    parameters = algorithm.parameters_type.of(chosen.method, chosen.parameters, algorithm.backend).to_json()
+    full = replace(chosen, backend=algorithm.backend, parameters=parameters)
+    return Settings(config.video, full, config.storage, algorithm.engine())
+
+
+class Planner:
+    """The plans of one dataset. ``workers``: how many headers to read at once, and for estimates of time."""
+
+    def __init__(self, config: ExtractConfig, settings: Settings, workers: int, say: Callable[[str], None]) -> None:
+        self.config = config
+        self.settings = settings
+        self.workers = workers
+        self.say = say
+        self.output = Path(config.output)
+        self.store = LocalStore(self.output)
+        self.limits = Limits(config.run.stall_seconds, config.run.memory_limit)
+        self._known: list[Commit] = []  # commits read so far
+
+    @many_objects()
+    def source(self) -> Source:
+        """The videos, as the configuration names them. Raises UsageError where there are none."""
+        chosen = self.config.source
+        source = read_source(
+            Path(chosen.path),
+            Path(chosen.annotations) if chosen.annotations else None,
+            chosen.layout,
+            Path(chosen.root) if chosen.root else None,
+        )
+        if source.ignored:
+            self.say(f"Not taken for videos: {some(source.ignored)}")
+        if all(video.size < 0 and not video.refused for video in source.videos):
+            raise UsageError(
+                f"{chosen.path}: not one of its {plural(len(source.videos), 'video')} exists below {source.root}, "
+                f"beginning with {source.videos[0].id}. Name the folder that the paths start from (--root, or SOURCE "
+                "with official lists); a line of a list is a path and a label, nothing else."
+            )
+        return source
+
+    @many_objects()
+    def plans(self, source: Source) -> list[Plan]:
+        """The plans of the dataset, the first one made now if there is none; refused if they do not fit ``source``."""
+        with self.store.exclusive("plan"):  # of several processes that start together one plans
+            plans = self.read()
+            if not plans:
+                return [self._write(self.expect(source, list(source.videos), 0).plan)]
+        changes = self.checked_changes(source, plans)
+        if changes.gone:
+            self.say(f"No longer in the source (what is stored of them stays): {some(changes.gone)}")
+        digest = self.digest(plans)
+        if digest and digest.is_intact(self.store):
+            return plans
+        if broken := damaged(self.store, self.commits(plans)):
+            raise RefusedError(f"{self.output} is damaged: files are missing or cut short. {repair_advice(broken)}")
+        return plans
+
+    def read(self) -> list[Plan]:
+        plans = read_plans(self.store)
+        if not plans and committed_shards(self.store):
+            raise RefusedError(f"{self.output} is damaged: its plan ({layout.plan_key(0)}) is missing.")
+        return plans
+
+    def checked_changes(self, source: Source, plans: list[Plan]) -> Changes:
+        refuse_other_settings(self.output, plans, self.settings)
+        changes = self._changes(source, plans)
+        changes.refuse(self.output)
+        return changes
+
+    @many_objects()
+    def _changes(self, source: Source, plans: list[Plan]) -> Changes:
+        rows = rows_in_force(self.commits(plans)) if self.config.run.retry_verdicts() else {}
+        return Changes(source, plans, rows, self.config.run)
+
+    def again(self, source: Source, plans: list[Plan]) -> bool:
+        """Add a generation to ``plans`` for what is new, changed or to be tried again; False if nothing is."""
+        changes = self._changes(source, plans)
+        videos, described = changes.videos, changes.described
+        if videos and (left := self.pending(plans)):
+            # Where the rows of a pending shard will lie is not known yet: it may need more blocks than planned.
+            raise RefusedError(
+                f"{self.output}: {plural(left, 'shard')} of what was planned before {'is' if left == 1 else 'are'} not "
+                "done. Finish that first, without --retry-status and --extend."
+            )
+        if videos or described:
+            plan = self.expect(source, videos, len(plans)).plan
+            plans.append(self._write(replace(plan, described=tuple(described))))
+        return bool(videos or described)
+
+    def commits(self, plans: Sequence[Plan]) -> list[Commit]:
+        self._known = read_commits(self.store, plans, known=self._known)
+        return self._known
+
+    def pending(self, plans: list[Plan]) -> int:
+        """Shards of all ``plans`` that are not committed."""
+        return sum(len(plan.shards) for plan in plans) - len(committed_shards(self.store, plans))
+
+    def expect(self, source: Source, videos: list[Video], generation: int) -> Expectation:
+        """Plan ``videos``, from what their headers say."""
+        if videos:
+            self.say(f"Planning {plural(len(videos), 'video')}.")
+        used = used_blocks(self.commits(read_plans(self.store))) if generation else {}
+        try:
+            probes = probe_all(source.root, videos, self.limits, self.workers)
+        except UnfinishedError:
+            raise UnfinishedError("Stopped while planning; run the same command to start again.") from None
+        expected = expect(self.settings, source.root, videos, probes, generation, used)
+        if videos:
+            workers = min(self.workers, len(expected.plan.shards))
+            about = duration(expected.seconds / workers)
+            self.say(f"About {plural(expected.fields, 'field')}, {about} on {plural(workers, 'worker')}.")
+        if expected.bytes > (free := free_bytes(self.output)):
+            self.say(f"Warning: about {size(expected.bytes)} will be written, {size(free)} are free there.")
+        return expected
+
+    def _write(self, plan: Plan) -> Plan:
+        """Publish a plan; if another run has just published the same, all the better."""
+        key = layout.plan_key(plan.generation)
+        if not write_plan(self.store, plan) and not (self.store.exists(key) and self.store.get(key) == plan.to_bytes()):
+            raise RefusedError(f"{self.output}: another run has just planned it, and not alike. Run the command again.")
+        return plan
+
+    def digest(self, plans: list[Plan]) -> Digest | None:
+        """The digest of the dataset as it is, if it is finalised."""
+        commits = len(committed_shards(self.store, plans))
+        return (
+            read_digest(self.store, state_of(len(plans), commits))
+            if is_finalised(self.store, len(plans), commits)
+            else None
+        )
+
+
+def refuse_foreign(output: Path) -> None:
+    """A folder that holds something else must not get our files mixed in; one that cannot be made is named now."""
+    parent = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+    if parent.is_dir() and not os.access(parent, os.W_OK | os.X_OK):
+        raise StoreError(f"{parent}: not writable, so {output} cannot be made there. Check its permissions.")
+    if not parent.is_dir() and parent != output.absolute():
+        raise UsageError(f"{parent} is a file, so {output} cannot be made below it: name another folder.")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file: name a new folder, for example {output}.zarr.")
+    if output.is_dir() and any(output.iterdir()) and not (output / layout.PLANS).is_dir():
+        raise RefusedError(f"{output} exists and is not a flowprep dataset: name another folder.")
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the disk that ``path`` (or its nearest existing parent) lies on."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
