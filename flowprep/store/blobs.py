@@ -112,7 +112,7 @@ class LocalStore(BlobStore):
         for parent in path.parents:
             if parent == self.root:
                 return path
-            if parent.is_symlink():
+            if patiently(parent.is_symlink):
                 raise RefusedError(f"{parent} is a link: nothing is written outside the dataset. Put a folder there.")
         raise RefusedError(f"{path} is not in {self.root}.")
 
