@@ -28,6 +28,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -144,8 +145,9 @@ class Sandbox:
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
-            if stream:
-                stream.close()
+            with suppress(BrokenPipeError):  # a job may lie in the buffer that the child did not live to read
+                if stream:
+                    stream.close()
         self._process = self._errors = None
 
     def _ask(self, job: dict[str, Any], progress: Callable[[int], None]) -> dict[str, Any]:

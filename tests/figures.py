@@ -60,7 +60,7 @@ def machine() -> str:
     processor = names[0] if names else platform.machine()
     cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / 2**30
     python = platform.python_version()
-    return f"Measured on {processor}, {cores} cores, {memory:.0f} GiB, Linux {platform.release()}, Python {python}."
+    return f"Measured on {processor}, {cores} cores, {memory:.0f} GiB, Python {python}."
 
 
 def recorder(item: pytest.Item) -> Callable[[str, str], None]:

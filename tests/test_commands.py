@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from PIL import Image
 
 import flowprep as package
 from flowprep.config import StorageConfig, VideoConfig
+from flowprep.errors import ExitCode
 from flowprep.flow import get
 from flowprep.synthetic import write_demo_videos
 from flowprep.video import VideoReader
@@ -136,3 +140,19 @@ def test_damage_is_refused_named_and_can_be_repaired(tmp_path: Path) -> None:
     assert flowprep(*arguments).returncode == 0
     assert victim.read_bytes() == whole
     assert flowprep("verify", out, "--full").returncode == 0
+
+
+@pytest.mark.parametrize(("reader", "code"), [(False, ExitCode.OK), (True, ExitCode.STORE)])
+def test_a_broken_pipe_is_only_no_failure_where_it_is_standard_output(reader: bool, code: int) -> None:
+    """``flowprep info ... | head`` is well; a pipe to a process of our own that breaks is not."""
+    script = (
+        "import errno, os\nfrom flowprep import cli\n"
+        "def fail(**_): raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))\n"
+        "cli.flowprep = fail\ncli.main()"
+    )
+    read, write = os.pipe()
+    if not reader:
+        os.close(read)
+    done = subprocess.run([sys.executable, "-c", script], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flowprep.sandbox import Limits, Sandbox
 from flowprep.synthetic import write_demo_videos
 from tests.command import MISBEHAVE, flowprep, start, stored_files
 
@@ -106,3 +107,19 @@ def test_no_process_outlives_a_killed_driver(tmp_path: Path, clips: Path, env: d
         driver.wait()
     _, alive = psutil.wait_procs(children, timeout=3)
     assert not alive
+
+
+def test_a_child_that_is_killed_between_two_videos_is_replaced(clips: Path) -> None:
+    """The next job is written to a pipe that nobody reads: noticed, and not mistaken for anything else."""
+    video = clips / "left/left_00.avi"
+    box = Sandbox(Limits())
+    try:
+        first = box.probe(video)
+        assert first is not None
+        for _ in range(2):
+            (child,) = psutil.Process().children()
+            child.kill()
+            psutil.wait_procs([child], timeout=10)
+            assert box.probe(video) == first
+    finally:
+        box.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -65,6 +66,13 @@ def complain(text: str) -> None:
     click.echo(f"flowprep: {text}", err=True)
 
 
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output is gone, as in `flowprep info ... | head`: that is no failure."""
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in watch.poll(0))
+
+
 def main() -> None:
     """Run the command line; every FlowprepError is one clear message and its exit code."""
     for name in ("stdout", "stderr"):
@@ -85,10 +93,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.UNFINISHED)
-    except BrokenPipeError:  # `flowprep info ... | head`: nobody reads any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.OK)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(ExitCode.OK)
         name = f"{error.filename}: " if error.filename else ""
         complain(f"{name}{error.strerror or error}.")
         sys.exit(ExitCode.STORE)

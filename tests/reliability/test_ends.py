@@ -95,10 +95,13 @@ def kill_and_resume(bench: Bench, cluster: Cluster, out: Path, seed: int, kills:
         video.id: k for k, item in enumerate(read_plans(LocalStore(bench.clean))[0].shards) for video in item.videos
     }
     for _ in range(kills):
+        before = commits(out)
         run = begin(bench, out, "--scheduler-file", cluster.file)
-        time.sleep(2.0 + chance.uniform(0, 2.0))  # two seconds to begin with
+        await_(lambda before=before: commits(out) > before, "a new commit")
+        time.sleep(chance.uniform(0, 0.3))
         run.kill()
         run.communicate()
+    assert commits(out) < len(set(shards.values()))  # the last kill, too, came in time
     finish(bench, out, "--scheduler-file", cluster.file)
     log = (cluster.file.parent.parent / "log").read_text().split()
     begun = Counter(shards[id] for id, _ in Counter(log).items())
