@@ -146,9 +146,9 @@ def test_damage_is_refused_named_and_can_be_repaired(tmp_path: Path) -> None:
 def test_a_broken_pipe_is_only_no_failure_where_it_is_standard_output(reader: bool, code: int) -> None:
     """``flowprep info ... | head`` is well; a pipe to a process of our own that breaks is not."""
     script = (
-        "import errno, os\nfrom flowprep import cli\n"
+        "import errno, os, sys\nfrom flowprep import cli\nfrom flowprep.cli import doctor\n"
         "def fail(**_): raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))\n"
-        "cli.flowprep = fail\ncli.main()"
+        "doctor.command.callback = fail\nsys.argv = ['flowprep', 'doctor']\ncli.main()"
     )
     read, write = os.pipe()
     if not reader:

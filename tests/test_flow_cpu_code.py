@@ -188,3 +188,11 @@ def test_doctor_warms(first, program, tmp_path):
     assert time.monotonic() - began < cold / 2
     refused = flowprep("doctor", "--warm", env={"FLOWPREP_CACHE": "/proc/flowprep"})
     assert refused.returncode == 65 and "cannot be kept" in refused.stdout
+
+
+@pytest.mark.parametrize(("name", "value"), [("NUMBA_OPT", "0"), ("NUMBA_OPT", "1"), ("NUMBA_DISABLE_JIT", "1")])
+def test_a_compiler_that_is_switched_off_is_refused(tmp_path, name, value):
+    """Its kernels would be wrong, or none."""
+    done = flowprep("doctor", "--warm", env={"FLOWPREP_CACHE": str(tmp_path), name: value})
+    assert done.returncode == 65
+    assert done.stdout.count(name) == 2 and done.stdout.count("unset it") == 2

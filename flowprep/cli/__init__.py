@@ -25,8 +25,22 @@ COMMANDS = {
 }
 
 
+class _PipeError(Exception):
+    """A BrokenPipeError on its way through click, which would end the process with code 1, whichever pipe it was."""
+
+    def __init__(self, cause: BrokenPipeError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 class Commands(click.Group):
     """A group whose commands live in modules of the same name."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _PipeError(error) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         return list(COMMANDS)
@@ -93,7 +107,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.UNFINISHED)
-    except OSError as error:
+    except (OSError, _PipeError) as error:
+        if isinstance(error, _PipeError):
+            error = error.cause
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(ExitCode.OK)

@@ -62,6 +62,8 @@ def ensure_compiled(name: str, run: Callable[[], None], say: Callable[[str], Non
         return
     if getattr(config, "DISABLE_JIT"):  # noqa: B009 - as above
         raise RefusedError("NUMBA_DISABLE_JIT is set, without compiling there are no kernels: unset it.")
+    if int(getattr(config, "OPT")) < 2:  # noqa: B009 - as above
+        raise RefusedError("NUMBA_OPT is below 2, but the kernels are right only as LLVM optimises them: unset it.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may have been deleted meanwhile
     marker = folder / f"{name}.compiled"
     with (folder / "lock").open("w") as lock:
