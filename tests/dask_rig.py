@@ -80,11 +80,11 @@ class Cluster:
                 command, stdout=log, stderr=log, env=self.env, cwd=self._folder, start_new_session=True
             )
 
-    def worker_processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         """The processes that run tasks and the sandboxed children below them; not the nannies, which start new ones."""
-        return [item for number in range(len(self.workers)) for item in self.worker_processes_of(number)]
+        return [item for number in range(len(self.workers)) for item in self.processes_of(number)]
 
-    def worker_processes_of(self, number: int) -> list[psutil.Process]:
+    def processes_of(self, number: int) -> list[psutil.Process]:
         try:
             return [item for item in psutil.Process(self.workers[number].pid).children(recursive=True) if _works(item)]
         except psutil.NoSuchProcess:
@@ -102,24 +102,35 @@ class Cluster:
 
 
 def _works(process: psutil.Process) -> bool:
+    return _says(process, "spawn_main") or is_child(process)
+
+
+def is_child(process: psutil.Process) -> bool:
+    """Whether it decodes videos, below a process that runs tasks."""
+    return _says(process, "flowprep.sandbox")
+
+
+def _says(process: psutil.Process, word: str) -> bool:
     try:
-        command = " ".join(process.cmdline())
+        return word in " ".join(process.cmdline())
     except psutil.Error:
         return False
-    return "spawn_main" in command or "flowprep.sandbox" in command
 
 
 def kill_some(cluster: Cluster, run: subprocess.Popen[bytes], chance: random.Random, mean: float) -> int:
-    """kill -9 a worker process or its child at random moments, ``mean`` seconds apart, until ``run`` ends: how many."""
+    """kill -9 workers at random moments, ``mean`` seconds apart, until ``run`` ends; one time in five only a child.
+
+    Returns how many kills that were.
+    """
     kills = 0
     while run.poll() is None:
         pause = time.monotonic() + chance.expovariate(1 / mean)
         while run.poll() is None and time.monotonic() < pause:
             time.sleep(0.05)
-        if run.poll() is None and (targets := cluster.worker_processes()):
-            try:
+        children = chance.random() < 0.2
+        targets = [process for process in cluster.processes() if is_child(process) == children]
+        if run.poll() is None and targets:
+            with suppress(psutil.NoSuchProcess):
                 chance.choice(targets).kill()
                 kills += 1
-            except psutil.NoSuchProcess:
-                pass
     return kills

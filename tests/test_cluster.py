@@ -195,8 +195,13 @@ def test_tls(certificates: dict[str, Path], videos: Path, tmp_path: Path) -> Non
         without = extract("--scheduler", address)
         assert without.returncode == 2 and "--tls-ca-file" in without.stderr
         strange = extract("--scheduler", address, *tls(certificates, "strange"))
-        assert strange.returncode == 75 and "No Dask scheduler answers" in strange.stderr
+        assert strange.returncode == 65 and "certificate and ours are not of one authority" in strange.stderr
         assert "Traceback" not in strange.stderr
+        mixed = extract("--scheduler", address.replace("tls", "tcp"), *tls(certificates, "ours"))
+        assert mixed.returncode == 2 and "is an address without TLS: use tls://" in mixed.stderr
+        files = {"--tls-cert": "ours.pem", "--tls-key": "strange.key", "--tls-ca-file": "ours-ca.pem"}
+        wrong = extract("--scheduler", address, *(str(certificates.get(x, x)) for pair in files.items() for x in pair))
+        assert wrong.returncode == 2 and "--tls-key do not go together" in wrong.stderr
         done = extract("--scheduler-file", str(cluster.file), *tls(certificates, "ours"))
         assert done.returncode == 0, done.stderr
     local = flowprep("extract", videos, tmp_path / "local.zarr", *METHOD)

@@ -19,11 +19,13 @@ def scheduler_address(config: ClusterConfig) -> str:
     """
     address = config.scheduler or _read(Path(config.scheduler_file))
     if "://" not in address:
-        address = f"tcp://{address}"
+        address = f"{'tls' if config.tls_cert else 'tcp'}://{address}"
     match = re.fullmatch(r"(tcp|tls)://(\[[0-9A-Fa-f:.%]+\]|[\w.-]+):([0-9]{1,5})", address)
     if not match or not 0 < int(match[3]) < 2**16:
         where = "--scheduler" if config.scheduler else f"{config.scheduler_file}: scheduler"
         raise UsageError(f"{where} {address!r}: give tls://HOST:PORT, or tcp://127.0.0.1:PORT on this machine.")
+    if match[1] == "tcp" and config.tls_cert:
+        raise UsageError(f"{address} is an address without TLS: use tls://, or leave --tls-... out.")
     if match[1] == "tcp" and not config.insecure and not _is_loopback(match[2].strip("[]")):
         raise RefusedError(
             f"{address} is on another machine and without TLS: whoever reaches it can run code on every worker. "

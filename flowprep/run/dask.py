@@ -21,7 +21,7 @@ from typing import Any
 
 import dask
 from distributed import Client, Future, LocalCluster
-from distributed.comm.core import CommClosedError
+from distributed.comm.core import CommClosedError, FatalCommClosedError
 from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
@@ -55,7 +55,7 @@ LOOPBACK = "127.0.0.1:0"
 CONNECT_SECONDS = 30  # to reach a scheduler
 RESULT_SECONDS = 30  # to fetch a result
 LOOK_SECONDS = 1.0  # between two looks at how many workers there are
-LONELY_SECONDS = 60.0  # without any worker, until that is said
+LONELY_SECONDS = 10.0  # without any worker, until that is said, and then six times as long
 
 
 class DaskEngine:
@@ -172,9 +172,14 @@ def cluster_engine(
     with dask.config.set({**CONFIG, "distributed.comm.require-encryption": address.startswith("tls://")}):
         try:
             client = Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
+        except FatalCommClosedError as error:
+            raise RefusedError(
+                f"{address}: its certificate and ours are not of one authority ({error.__cause__}). "
+                "Give the --tls-... files of that cluster."
+            ) from None
         except (OSError, TimeoutError, ValueError) as error:
             raise UnfinishedError(
-                f"No Dask scheduler answers at {address} ({error}): start it, or correct the address"
+                f"No Dask scheduler answers at {address} ({error}): start it, or correct the address (tls:// if it has TLS)"
             ) from None
         engine = DaskEngine(client, work, _Room(client, address, most, gpu, say), {"GPU": 1} if gpu else {})
         try:
@@ -216,7 +221,7 @@ class _Room:
             if self._threads:
                 self._lonely_since = now
             elif now > self._lonely_since + LONELY_SECONDS:
-                self._lonely_since = now
+                self._lonely_since = now + 5 * LONELY_SECONDS
                 kind = "worker with the resource GPU=1" if self._gpu else "worker"
                 self._say(f"No {kind} is connected to {self._address}; waiting. Ctrl-C ends this run, nothing is lost.")
         return 2 * (min(self._threads, self._most) if self._most else self._threads)
@@ -241,9 +246,14 @@ def _security(config: ClusterConfig, address: str) -> Security:
     for path in (config.tls_ca_file, config.tls_cert, config.tls_key):
         if not Path(path).is_file():
             raise UsageError(f"{path}: no such file; it was given for TLS.")
-    return Security(
+    security = Security(
         require_encryption=True,
         tls_ca_file=config.tls_ca_file,
         tls_client_cert=config.tls_cert,
         tls_client_key=config.tls_key,
     )
+    try:
+        security.get_connection_args("client")
+    except OSError as error:  # ssl.SSLError is one, too
+        raise UsageError(f"--tls-ca-file, --tls-cert and --tls-key do not go together: {error}.") from None
+    return security

@@ -210,7 +210,7 @@ class Extraction:
 
                 commits = self._planner.commits(plans)
                 finalise(self.store, plans, commits)
-                digest = make_digest(len(plans), commits)
+                digest = make_digest(self.store, len(plans), commits)
                 write_digest(self.store, digest)
         allowed = self.config.run.failures_allowed(sum(digest.verdicts.values()))
         return Summary(

@@ -115,12 +115,13 @@ class Planner:
     def again(self, source: Source, plans: list[Plan]) -> bool:
         """Add a generation to ``plans`` for what is new, changed or to be tried again; False if nothing is."""
         changes = self._changes(source, plans)
-        videos, described = changes.videos, changes.described
-        if videos and (left := self.pending(plans)):
+        waiting = self._pending_videos(plans)  # of an earlier time that somebody asked for the same
+        videos, described = [video for video in changes.videos if video.id not in waiting], changes.described
+        if videos and waiting:
             # Where the rows of a pending shard will lie is not known yet: it may need more blocks than planned.
             raise RefusedError(
-                f"{self.output}: {plural(left, 'shard')} of what was planned before {'is' if left == 1 else 'are'} not "
-                "done. Finish that first, without --retry-status and --extend."
+                f"{self.output}: of what was planned before, {plural(len(waiting), 'video')} still to do. "
+                "Finish that first, without --retry-status and --extend."
             )
         if videos or described:
             plan = self.expect(source, videos, len(plans)).plan
@@ -130,6 +131,16 @@ class Planner:
     def commits(self, plans: Sequence[Plan]) -> list[Commit]:
         self._known = read_commits(self.store, plans, known=self._known)
         return self._known
+
+    def _pending_videos(self, plans: list[Plan]) -> set[str]:
+        done = committed_shards(self.store, plans)
+        return {
+            video.id
+            for plan in plans
+            for number, shard in enumerate(plan.shards)
+            if (plan.generation, number) not in done
+            for video in shard.videos
+        }
 
     def pending(self, plans: list[Plan]) -> int:
         """Shards of all ``plans`` that are not committed."""

@@ -25,6 +25,7 @@ class Digest:
     failures: tuple[LedgerRow, ...]  # rows in force that are not ok
     fields: int  # stored, in each direction
     sizes: dict[str, int]  # bytes of each committed file, by key
+    records: dict[str, int]  # bytes of each commit record, by key
 
     @property
     def bytes(self) -> int:
@@ -32,11 +33,12 @@ class Digest:
 
     def is_intact(self, store: BlobStore) -> bool:
         """Whether all files are there, at their full length."""
-        return all(store.size(key) == size for key, size in self.sizes.items())
+        return all(store.size(key) == size for key, size in (self.sizes | self.records).items())
 
 
-def make_digest(plans: int, commits: list[Commit]) -> Digest:
-    """The digest of the dataset that has so many plans, and these commits."""
+def make_digest(store: BlobStore, plans: int, commits: list[Commit]) -> Digest:
+    """The digest of the dataset in ``store`` that has so many plans, and these commits."""
+    keys = [layout.commit_key(commit.generation, commit.shard) for commit in commits]
     rows = rows_in_force(commits)
     return Digest(
         state=state_of(plans, len(commits)),
@@ -44,6 +46,7 @@ def make_digest(plans: int, commits: list[Commit]) -> Digest:
         failures=tuple(row for row in rows.values() if row.verdict is not Verdict.OK),
         fields=sum(row.flow.length for row in rows.values() if row.flow),
         sizes={item.key: item.bytes for commit in commits for item in commit.files},
+        records={key: store.size(key) for key in keys},
     )
 
 

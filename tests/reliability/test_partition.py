@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flowprep.store.blobs import LocalStore
@@ -63,6 +64,21 @@ def hosts() -> Iterator[list[tuple[str, ...]]]:
         pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
 
 
+def freeze_at_work(cluster: Cluster, out: Path) -> list[psutil.Process]:
+    """The processes of worker 1, stopped in the middle of a shard."""
+    for _ in range(100):
+        processes = cluster.processes_of(1)
+        for process in processes:
+            process.suspend()
+        scratches = [folder.name for folder in (out / ".flowprep/tmp").iterdir()]
+        if any(f"-{process.pid}-" in name for process in processes for name in scratches):
+            return processes
+        for process in processes:
+            process.resume()
+        time.sleep(0.05)
+    raise AssertionError("worker 1 had no shard in hand")
+
+
 def partition(hosts: list[tuple[str, ...]], folder: Path, tcp: int, heal_after: float) -> float:
     """Seconds from the cut of one worker's cable to the commit of the last shard, those of that worker included.
 
@@ -87,10 +103,8 @@ def partition(hosts: list[tuple[str, ...]], folder: Path, tcp: int, heal_after: 
         with (folder / "run.log").open("w") as log:
             run = subprocess.Popen(command, env={**os.environ, **env}, stderr=log, stdout=log)
         await_(lambda: len(committed_shards(LocalStore(out))) >= 1, "a commit")
-        frozen = cluster.worker_processes_of(1)
+        frozen = freeze_at_work(cluster, out)  # so that it cannot commit what it has in hand before others take over
         ip("link", "set", CABLES[2], "nomaster")
-        for process in frozen:  # so that it cannot commit what it has in hand before the others take over
-            process.suspend()
         cut = time.monotonic()
         before = len(committed_shards(LocalStore(out)))
         total = len(list((folder / "clean.zarr/.flowprep/commits").iterdir()))
@@ -121,5 +135,6 @@ def test_a_cut_cable_with_the_usual_timeouts(
     seconds = partition(hosts, tmp_path, tcp=30, heal_after=60)
     assert seconds <= 40
     figure(
-        "R4", f"all shards committed {seconds:.1f} s after the cut; the late commit of the cut worker lost, 1 record"
+        "R4",
+        f"all shards committed {seconds:.1f} s after the cut; the shard that the cut worker went on with has 1 record",
     )
