@@ -54,8 +54,17 @@ class Cluster:
         self._count = workers
         self.scheduler: subprocess.Popen[bytes]
         self.workers: list[subprocess.Popen[bytes]] = []
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _begin(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         quiet = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0", *self._security]
         where = ["--host", self._address, "--port", "0", "--scheduler-file", str(self.file)]
@@ -66,7 +75,6 @@ class Cluster:
         for number in range(self._count):
             log = self._folder / f"worker{number}.log"
             await_(lambda log=log: "Starting established connection" in log.read_text(), f"worker {number}", 60)
-        return self
 
     def add_worker(self, number: int, *options: str) -> None:
         own = ["--nthreads", "1", "--name", f"w{number}", "--local-directory", str(self._folder / f"w{number}")]
@@ -76,9 +84,11 @@ class Cluster:
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.log").open("wb") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=self.env, cwd=self._folder, start_new_session=True
             )
+        self._started.append(process)
+        return process
 
     def processes(self) -> list[psutil.Process]:
         """The processes that run tasks and the sandboxed children below them; not the nannies, which start new ones."""
@@ -91,7 +101,7 @@ class Cluster:
             return []
 
     def __exit__(self, *_: object) -> None:
-        for process in [*self.workers, self.scheduler]:
+        for process in self._started:
             everyone = [process.pid]
             with suppress(psutil.NoSuchProcess):
                 everyone += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]

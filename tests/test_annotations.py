@@ -255,7 +255,8 @@ def test_arguments_that_do_not_fit(root: Path, tmp_path: Path) -> None:
         "list.txt is not a folder": {"path": file, "layout": "folder"},
         "A root is for list files": {"path": root, "root": root},
         "none: No such file": {"path": root / "none"},
-        "gone: No such file": {"path": file, "root": root / "gone"},
+        "--root: .*gone: No such file": {"path": file, "root": root / "gone"},
+        "--annotations: .*lists: No such file.*official lists": {"path": root, "annotations": root / "lists"},
     }
     for message, arguments in cases.items():
         with pytest.raises(UsageError, match=message):

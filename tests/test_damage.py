@@ -23,7 +23,9 @@ from flowprep.errors import ExitCode, RefusedError, Verdict
 from flowprep.plan import Plan
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
-from flowprep.store.commits import Commit, read_commits
+from flowprep.store.commits import Commit, read_commits, repair_advice
+from flowprep.store.plans import read_plans
+from flowprep.store.reader import Dataset
 from flowprep.store.verify import Report, verify
 from flowprep.types import LedgerRow, Placement, StoredFile
 from tests.in_process import CLIP, SETTINGS, make_dataset, write_clips
@@ -86,8 +88,10 @@ def test_every_committed_file_is_checked(whole: Path, out: Path) -> None:
     for name in names:
         flip(out / name, 1)
     found = faults(out)
-    for name in names:
-        assert f"{name}: its checksum is wrong." in found
+    for commit in read_commits(LocalStore(whole)):
+        record = layout.commit_key(0, commit.shard)
+        for item in commit.files:
+            assert f"{item.key}: its checksum is wrong; its commit record is {record}." in found
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,14 +99,14 @@ def test_every_committed_file_is_checked(whole: Path, out: Path) -> None:
 def test_one_flipped_bit(out: Path, kind: str, at: int) -> None:
     damaged = block(out, kind)
     flip(damaged, at)
-    assert f"{damaged.relative_to(out)}: its checksum is wrong." in faults(out)
+    assert f"{damaged.relative_to(out)}: its checksum is wrong; its commit record is " in "".join(faults(out))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_file(out: Path, kind: str) -> None:
     damaged = block(out, kind)
     damaged.unlink()
-    assert f"{damaged.relative_to(out)}: missing." in faults(out)
+    assert f"{damaged.relative_to(out)}: missing; its commit record is " in "".join(faults(out))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,7 +115,7 @@ def test_a_truncated_file(out: Path, kind: str, left: int) -> None:
     damaged = block(out, kind)
     size = damaged.stat().st_size
     damaged.write_bytes(damaged.read_bytes()[:left])
-    assert f"{damaged.relative_to(out)}: {left} bytes, {size} were committed." in faults(out)
+    assert f"{damaged.relative_to(out)}: {left} bytes, {size} were committed; its commit record" in "".join(faults(out))
 
 
 def test_a_missing_commit(out: Path) -> None:
@@ -119,8 +123,54 @@ def test_a_missing_commit(out: Path) -> None:
     report = verify(flowprep.open(out))
     assert not report.clean and not report.faults, "not finished is not damaged"
     assert report.unfinished == (
-        "1 of 2 shards are not committed: the extraction is not finished; run its command again."
+        "1 of 2 shards are not committed, it is not finished: unless it is at work or its job waits in a queue, "
+        "run the extract or submit command again."
     )
+
+
+@pytest.mark.parametrize("how", ["damaged commit record", "copied or renamed"])
+def test_a_damaged_commit_is_one_fault_among_others(out: Path, how: str) -> None:
+    """It says what to do, and the other records are checked all the same."""
+    other = next(item.key for item in Commit.from_bytes((out / layout.commit_key(0, 0)).read_bytes(), "").files)
+    flip(out / other, 0)
+    (out / COMMIT).write_bytes(b"{}" if how.startswith("damaged") else (out / layout.commit_key(0, 0)).read_bytes())
+    report = verify(Dataset(out, lenient=True))
+    first, *others = report.faults
+    assert first.startswith(f"{out / COMMIT}: ") and how in first
+    assert first.endswith("Delete it and run the extract command again: its shard is made anew.")
+    assert f"{other}: its checksum is wrong; its commit record is {layout.commit_key(0, 0)}." in others
+    assert report.damaged_commits == {COMMIT, layout.commit_key(0, 0)} and not report.unfinished
+    assert not [fault for fault in others if other not in fault and "decode" not in fault and "JPEG" not in fault]
+
+
+def test_all_damaged_commits_can_be_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """However many they are; one left out would stop the next run."""
+    videos = write_clips(tmp_path / "videos")
+    out = make_dataset(tmp_path / "out.zarr", tmp_path / "videos", videos, per_shard=1)
+    keys = sorted(layout.commit_key(0, shard) for shard, _ in enumerate(read_plans(LocalStore(out))[0].shards))
+    files = {key: [item.key for item in Commit.from_bytes((out / key).read_bytes(), key).files] for key in keys}
+    for name in (name for names in files.values() for name in names):
+        flip(out / name, 0)
+    with_files = [key for key in keys if files[key]]
+    assert len([name for names in files.values() for name in names]) > 50, "more than are shown as faults"
+    for option in ((), ("--full",)):
+        assert run("verify", str(out), *option) == ExitCode.REFUSED
+        words = capsys.readouterr().out
+        assert [line.removeprefix("DAMAGED  ") for line in words.splitlines() if "DAMAGED  " in line] == with_files
+        assert f"Next: in {out}, delete {len(with_files)} commit records and run the extract command" in words
+    assert "flowprep verify names every one" in repair_advice([str(k) for k in range(11)])
+    assert "flowprep verify" not in repair_advice([str(k) for k in range(10)])
+
+
+def run(*arguments: str) -> int:
+    """Exit code of a flowprep command, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["flowprep", *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
 
 
 def test_rows_claimed_twice(out: Path) -> None:
@@ -265,7 +315,8 @@ def test_any_changed_byte_of_a_record_is_found(whole: Path, key: str, data: st.D
 )
 def test_what_is_no_record_is_refused_by_name(out: Path, key: str, data: bytes) -> None:
     (out / key).write_bytes(data)
-    with pytest.raises(RefusedError, match=f"{out / key}: damaged"):
+    advice = "from a copy of the dataset; without one, make" if key == PLAN else "Delete it and run the extract command"
+    with pytest.raises(RefusedError, match=f"{out / key}: damaged .* {advice}"):
         flowprep.open(out)
 
 
@@ -274,6 +325,18 @@ def test_another_format_is_named(out: Path) -> None:
     (out / PLAN).write_text(json.dumps({**tree, "format": 99}))
     with pytest.raises(RefusedError, match=f"{out / PLAN}: dataset format 99, this flowprep reads format 1"):
         flowprep.open(out)
+
+
+@pytest.mark.parametrize("name", ["status", "verify", "info", "verify --gc", "verify --sources", "extract"])
+def test_a_plan_that_is_missing_is_damage(
+    whole: Path, out: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / PLAN).unlink()
+    word, *options = name.split()
+    source = [str(whole.parent / "videos")] if word == "extract" else []
+    assert run(word, *source, str(out), *options) == ExitCode.REFUSED
+    said = capsys.readouterr().err
+    assert f"{out / PLAN}: damaged: missing" in said and "from a copy of the dataset" in said
 
 
 def test_records_under_another_name_are_refused(out: Path) -> None:
@@ -377,16 +440,9 @@ def test_the_exit_code_says_so(
     damage: Callable[[Path], Any],
     code: int,
     words: str,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     damage(out)
-    monkeypatch.setattr(sys, "argv", ["flowprep", "verify", str(out)])
-    if code == ExitCode.OK:
-        main()
-    else:
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert end.value.code == code
+    assert run("verify", str(out)) == code
     said = "".join(capsys.readouterr())
     assert words in said and "Traceback" not in said

@@ -21,12 +21,14 @@ from flowprep.store.blobs import LOCKS, SCRATCH, LocalStore
 from flowprep.store.commits import read_commits
 from flowprep.store.litter import collect
 from flowprep.store.plans import read_plans
+from flowprep.store.scratch import is_scratch, new_name
 from flowprep.store.sources import check_sources
 from flowprep.store.verify import verify
 from flowprep.types import Video
 from tests.in_process import CLIP, FAILED, extract, make_dataset, plan_more, write_clips
 
 HOUR = 3600.0
+ELSEWHERE, OTHER = f"elsewhere.1-1-{32 * 'a'}", f"a.b-c.4026531836-77-{32 * 'b'}"  # scratch folders of other machines
 PARTIAL = f"zarr.{'0a' * 16}.partial"
 
 
@@ -65,8 +67,8 @@ def strew(out: Path) -> dict[str, list[str]]:
             layout.shard_key("flow_backward_48x64", beyond),
             layout.shard_key("frames_9x9", 0),
         ],
-        "scratch folder": [f"{SCRATCH}/elsewhere.1-1-0a/video/flow.payload", f"{SCRATCH}/no scheme at all/data"],
-        "lock file": [f"{LOCKS}/0.00001", f"{LOCKS}/finalise"],
+        "scratch folder": [f"{SCRATCH}/{ELSEWHERE}/video/flow.payload", f"{SCRATCH}/{OTHER}/data"],
+        "lock file": [f"{LOCKS}/0.00001", f"{LOCKS}/12.123456", f"{LOCKS}/finalise", f"{LOCKS}/plan"],
         "temporary file": [PARTIAL, f"videos/id/c/{PARTIAL}"],
     }
     for key in (key for group in keys.values() for key in group):
@@ -105,7 +107,7 @@ def test_age_is_counted_from_the_last_change(out: Path, monkeypatch: pytest.Monk
     strewn = strew(out)
     now = time.time()
     monkeypatch.setattr(litter.time, "time", lambda: now + 25 * HOUR)
-    os.utime(out / SCRATCH / "no scheme at all/data", (now + 24 * HOUR, now + 24 * HOUR))
+    os.utime(out / SCRATCH / OTHER / "data", (now + 24 * HOUR, now + 24 * HOUR))
     found = collect(LocalStore(out), older_than=24 * HOUR)
     assert found.removed["scratch folder"].count == found.kept["scratch folder"].count == 1
     assert found.removed["orphan block"].count == len(strewn["orphan block"])
@@ -131,6 +133,28 @@ def test_what_is_foreign_is_named_and_stays(out: Path, tmp_path: Path) -> None:
     found = collect(LocalStore(out), older_than=0)
     assert sorted(found.foreign) == sorted([*foreign, "flow_9x9"])
     assert all((out / key).read_text() == "mine" for key in [*foreign, "flow_9x9/flow"])
+
+
+def test_only_folders_of_its_own_are_scratch_folders(out: Path) -> None:
+    names = ["mine", "backup.2024-11-21", "x.1-1-0a", f"{ELSEWHERE}.old", f"{ELSEWHERE}.{32 * 'c'}.partial"]
+    for name in names:
+        (out / SCRATCH / name / "sub").mkdir(parents=True)
+        (out / SCRATCH / name / "sub/data").write_text("mine")
+        for path in (out / SCRATCH / name / "sub/data", out / SCRATCH / name / "sub", out / SCRATCH / name):
+            os.utime(path, (0, 0))
+    (out / SCRATCH / "empty").mkdir()
+    (out / LOCKS).mkdir(exist_ok=True)
+    (out / LOCKS / "my list").write_text("mine")
+    LocalStore(out).sweep()
+    found = collect(LocalStore(out), older_than=0)
+    assert sorted(found.foreign) == sorted([*(f"{SCRATCH}/{name}" for name in [*names, "empty"]), f"{LOCKS}/my list"])
+    assert not any(heap.count for heap in found.removed.values())
+    assert all((out / SCRATCH / name / "sub/data").read_text() == "mine" for name in names)
+    assert f"FOREIGN  {SCRATCH}/mine: not flowprep's, it stays" in said(out, ExitCode.OK, "--gc")
+
+
+def test_a_scratch_folder_of_flowprep_is_known_by_its_name() -> None:
+    assert is_scratch(new_name())
 
 
 def hold(root: Path, name: str, held: object, free: object) -> None:
@@ -181,7 +205,7 @@ def test_nothing_is_removed_when_a_record_is_damaged(out: Path) -> None:
     strew(out)
     (out / layout.commit_key(0, 1)).write_bytes(b"{}")
     before = files(out)
-    with pytest.raises(RefusedError, match="damaged commit record"):
+    with pytest.raises(RefusedError, match="damaged commit record .* Delete it and run the extract command again"):
         collect(LocalStore(out), older_than=0)
     assert files(out) == before
 
@@ -217,6 +241,9 @@ def test_the_command(out: Path) -> None:
         (["--gc", "--sources"], "exclude each other"),
         (["--gc", "--full"], "exclude each other"),
         (["--older-than", "3"], "--older-than is for --gc"),
+        (["--gc", "--older-than", "nan"], "--older-than nan: give a number of hours, 0 or more"),
+        (["--gc", "--older-than", "inf"], "--older-than inf: give"),
+        (["--gc", "--older-than", "-1"], "--older-than -1: give"),
         (["--root", "x"], "--root is for --sources"),
         (["--sources", "--root", "no such folder"], "is not a folder"),
     ],
@@ -293,5 +320,17 @@ def test_videos_without_a_file_are_not_compared(folder: Path, tmp_path: Path) ->
 def test_a_root_that_is_gone(out: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = flowprep.open(out)
     monkeypatch.setattr(Path, "is_dir", lambda path: path != folder)
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(UsageError, match="is not a folder .* in now with --root"):
         check_sources(dataset)
+
+
+def test_the_videos_of_an_unfinished_dataset(out: Path, moved: Path) -> None:
+    """That those of the other shards were not looked at is said, and nobody takes it for the whole."""
+    (out / layout.commit_key(0, 1)).unlink()
+    shown = len(flowprep.open(out).videos)
+    assert 0 < shown < 4
+    words = said(out, ExitCode.UNFINISHED, "--sources").splitlines()
+    assert words[0].startswith(f"{shown} source") and words[0].endswith("as they were extracted")
+    assert words[1].startswith(f"UNFINISHED  looked at {shown} of 4 planned videos: 1 of 2 shards")
+    flip(moved / flowprep.open(out).videos[0].id)
+    assert "UNFINISHED" in said(out, ExitCode.REFUSED, "--sources", "--root", str(moved)), "a fault comes first"

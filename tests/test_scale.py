@@ -1,7 +1,7 @@
 """The bookkeeping of hundreds of thousands of videos takes seconds, and grows with their number, not with its square.
 
-Costs are CPU seconds (tests/scale.py has the steps). The targets are for a machine at rest; neighbours on the same
-cores stretch CPU time, too, so that the tests allow for them.
+Costs are CPU seconds (tests/scale.py has the steps). Neighbours on the same cores stretch CPU time, too: the short
+tests allow for them, the targets of the long one are for a machine at rest.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Videos -> a finished dataset of so many."""
     made = {videos: tmp_path_factory.mktemp("scale") / f"{videos}.zarr" for videos in (1250, 5000)}
     for videos, out in made.items():
+        scale.films(out, videos)
         scale.make(out, videos)
         scale.finish(out, videos)
     return made
@@ -84,10 +85,19 @@ def test_only_what_the_listing_lacks_is_looked_up(datasets: dict[int, Path], mon
     assert sorted(opened) == [layout.commit_key(0, k) for k in range(3)]
 
 
+def test_a_finished_run_reads_no_commit(datasets: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its digest says it all."""
+    monkeypatch.setattr("flowprep.store.commits.Commit.from_bytes", None)
+    scale.resume(datasets[1250], 1250)
+    with pytest.raises(TypeError):
+        read_commits(LocalStore(datasets[1250]))
+
+
 @pytest.mark.system
 @pytest.mark.timeout(900)
 def test_three_hundred_thousand_videos(tmp_path: Path, figure: Callable[[str, str], None]) -> None:
     out = tmp_path / "out.zarr"
+    in_a_process("films", out, MANY)
     made = in_a_process("make", out, MANY)
     in_a_process("finish", out, MANY)
     assert len(committed_shards(LocalStore(out))) > 4600
@@ -96,10 +106,11 @@ def test_three_hundred_thousand_videos(tmp_path: Path, figure: Callable[[str, st
     for number in range(0, 4600, 2):  # half of it is still to do
         (out / layout.commit_key(0, number)).unlink()
     decided = in_a_process("decide", out, MANY)
-    assert made["cpu"] < 60 * BUSY and resumed["cpu"] < 10 * BUSY and told["cpu"] < 10 * BUSY and decided["cpu"] < 2
+    assert made["cpu"] < 60 and resumed["cpu"] < 10 and told["cpu"] < 60 and decided["cpu"] < 2
     assert max(made["rss"], resumed["rss"], told["rss"]) < 1e9
     figure(
         "R10b",
-        f"CPU seconds: planned {made['cpu']:.1f}, resumed {resumed['cpu']:.1f}, `status` {told['cpu']:.1f}, "
-        f"4,688 commits looked through {decided['cpu']:.2f}; {max(made['rss'], resumed['rss']) / 1e6:.0f} MB",
+        f"CPU seconds: planned {made['cpu']:.1f}, resumed {resumed['cpu']:.1f} ({resumed['wall']:.1f} s of wall time), "
+        f"`status` {told['cpu']:.1f}, 4,688 commits looked through {decided['cpu']:.2f}; "
+        f"{max(made['rss'], resumed['rss'], told['rss']) / 1e6:.0f} MB",
     )

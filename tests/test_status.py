@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from flowprep.cli.info import command as info_command
 from flowprep.cli.status import command
+from flowprep.cli.verify import command as verify_command
 from flowprep.errors import ExitCode, RefusedError, UsageError
 from flowprep.store import layout
 from flowprep.store import status as module
@@ -67,7 +70,7 @@ def test_from_the_plan_to_the_end(folder: Path, videos: list[Video], tmp_path: P
     assert found.fields_left == sum(shard.fields for shard in plan.shards) > 0
     words = said(out, ExitCode.UNFINISHED)
     assert f"shards       0 of {len(plan.shards)} committed" in words and "no pace known yet" in words
-    assert "next         run the extract command again" in words
+    assert "next         if no job is waiting in a queue, which cannot be seen here, run the extract or submit" in words
 
     extract(out, plan, [1])
     date_back(out, 1.0)
@@ -114,7 +117,7 @@ def test_a_retry_is_work_to_do_again(folder: Path, videos: list[Video], whole: P
 def test_tries_that_are_not_committed(whole: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(whole, tmp_path / "out.zarr"))
     (out / layout.commit_key(0, 0)).unlink()
-    for name, quiet in (("node-1.4026531836-17-0a", 30.0), ("node-2.4026531836-17-0b", 5000.0)):
+    for name, quiet in ((f"node-1.4026531836-17-{32 * 'a'}", 30.0), (f"node-2.4026531836-17-{32 * 'b'}", 5000.0)):
         (out / SCRATCH / name / "video").mkdir(parents=True)
         for path in (out / SCRATCH / name / "video", out / SCRATCH / name):
             os.utime(path, (time.time() - quiet, time.time() - quiet))
@@ -125,11 +128,40 @@ def test_tries_that_are_not_committed(whole: Path, tmp_path: Path) -> None:
     assert "tries        2 not committed" in said(out, ExitCode.UNFINISHED)
 
 
+def test_what_somebody_else_put_beside_the_scratch_folders_is_no_try(whole: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out.zarr"))
+    (out / SCRATCH / "mine").mkdir(parents=True)
+    assert status(LocalStore(out)).scratches == 0
+
+
+def test_a_job_in_a_queue_cannot_be_seen(folder: Path, videos: list[Video], tmp_path: Path) -> None:
+    """Right after ``flowprep submit`` nobody must be told to do the job's work where he sits."""
+    plan = plan_more(tmp_path / "out.zarr", folder, videos)
+    for say in (command, verify_command, info_command):
+        words = CliRunner().invoke(say, [str(tmp_path / "out.zarr")]).output
+        (advice,) = [line for line in words.splitlines() if "extract" in line]
+        assert "extract or submit command" in advice and "queue" in advice.partition("extract")[0]
+    extract(tmp_path / "out.zarr", plan, [0])
+    date_back(tmp_path / "out.zarr", 1.0)
+    assert "if not, and no job is waiting, run the extract or submit" in said(tmp_path / "out.zarr", 75)
+
+
+def test_every_key_is_documented(whole: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/dataset.md").read_text(encoding="utf-8")
+    table = page.partition("| key of `--json` |")[2].partition("\n\n")[0]
+    keys = json.loads(said(whole, ExitCode.OK, "--json"))
+    assert re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", table, re.M)[1:])) == list(keys)
+    assert keys["alive"] is False and keys["failed"] == 1
+
+
 def test_where_there_is_nothing_to_say(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist. Make one with"):
         status(LocalStore(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="is not a flowprep dataset"):
         status(LocalStore(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is not a flowprep dataset"):
+        status(LocalStore(tmp_path / "file"))
     out = Path(shutil.copytree(whole, tmp_path / "out.zarr"))
     (out / layout.commit_key(0, 0)).write_bytes(b"{}")
     with pytest.raises(RefusedError, match="damaged commit record"):

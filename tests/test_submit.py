@@ -1,29 +1,24 @@
-"""Jobs for SLURM and Kubernetes: their texts, what they do with signals and exit codes, and what is refused."""
+"""flowprep submit: what it writes and where, what it hands over, what it says, and what it refuses."""
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import stat
-import subprocess
-import sys
+import time
 from pathlib import Path
-from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
 from flowprep.cli import flowprep as group
-from flowprep.config import ExtractConfig, RunConfig, SourceConfig, build, read_pipeline
+from flowprep.config import RunConfig, build, read_pipeline
 from flowprep.errors import ExitCode, RefusedError, UsageError
 from flowprep.run.planning import resolve
-from flowprep.submit.job import Job, Request, make_job
-from flowprep.submit.kubernetes import Kubernetes
+from flowprep.store.blobs import LocalStore
+from flowprep.submit import job as submit_job
 from flowprep.submit.slurm import Slurm
-from flowprep.submit.volumes import in_pods, volumes
 from flowprep.synthetic import write_demo_videos
 from tests.command import flowprep, stored_files
 
@@ -81,9 +76,6 @@ def tree(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-# --- the texts ---
-
-
 @pytest.mark.parametrize(
     ("to", "names"), [(SLURM, ["slurm/ucf101.sbatch", "slurm/ucf101.yaml"]), (K8S, ["k8s/ucf101.yaml"])]
 )
@@ -100,69 +92,16 @@ def test_the_examples_are_what_a_dry_run_writes(
         text = (here / "pipelines" / name).read_text().replace(str(here / "data"), "/data")
         assert text == (ROOT / "pipelines" / name).read_text(), f"write pipelines/{name} anew: flowprep submit ..."
     assert sorted(names) == [name for name in tree(here / "pipelines") if "/" in name]
+    again = submit(*EXAMPLE, *to).output  # the same texts are used as they are
+    assert "just like that" in again and "Wrote" not in again
+    assert sorted(names) == [name for name in tree(here / "pipelines") if "/" in name]
     assert not (here / "data/ucf101/ucf101.zarr").exists()
-
-
-NOTHING_ASKED = Request()
-
-
-def job(here: Path, request: Request = NOTHING_ASKED, **given: Any) -> Job:
-    config = ExtractConfig(source=SourceConfig(path="data/ucf101/videos"), output=given.pop("output", "flow.zarr"))
-    return make_job(config, request, here / "a folder", given.pop("pending", 10), 1001)
-
-
-def script(slurm: Slurm, made: Job) -> str:
-    return slurm.files(made)[f"{made.name}.sbatch"]
-
-
-def manifest(here: Path, request: Request = NOTHING_ASKED, hosts: tuple[str, ...] = (), **given: Any) -> list[Any]:
-    """The ConfigMap and the Job."""
-    kubernetes = Kubernetes("flowprep:1", volumes(["ucf101=data/ucf101"], hosts), **given)
-    (text,) = kubernetes.files(job(here, request, output="data/ucf101/flow.zarr")).values()
-    return list(yaml.safe_load_all(text))
-
-
-@pytest.mark.parametrize("version", ["1.29", "1.37"])
-@pytest.mark.parametrize("all_there_is", [False, True])
-def test_kubernetes_knows_every_key(here: Path, version: str, all_there_is: bool) -> None:
-    more = {"request": Request(gpus=2, at_once=3), "hosts": ("data/ucf101/videos",), "namespace": "video"}
-    settings, job = manifest(here, **(more if all_there_is else {}))
-    for document in (settings, job):
-        kubernetes_validate.validate(document, version, strict=True)
-    wrong = copy.deepcopy(job)
-    wrong["spec"]["template"]["spec"]["containers"][0]["workingdir"] = "/data"
-    with pytest.raises(kubernetes_validate.ValidationError, match="workingdir"):
-        kubernetes_validate.validate(wrong, version, strict=True)
-
-
-def test_what_a_pod_may(here: Path) -> None:
-    _, job = manifest(here, Request(memory="6G", cpus=3))
-    pod = job["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
-    assert container["securityContext"]["readOnlyRootFilesystem"]
-    assert container["resources"]["requests"] == {"cpu": 3, "memory": "6144Mi"}
-    data = {mount["mountPath"]: mount for mount in container["volumeMounts"] if mount["name"].startswith("data")}
-    readable = {path.removeprefix(str(here)) for path, mount in data.items() if mount.get("readOnly")}
-    assert readable == {"/data/ucf101/videos"}
-    assert data.keys() - {f"{here}{path}" for path in readable} == {f"{here}/data/ucf101/flow.zarr"}
-    assert [volume["name"] for volume in pod["volumes"]] == ["data-0", "settings", "scratch"]
-
-
-def test_every_exit_code_means_something_to_kubernetes(here: Path) -> None:
-    _, job = manifest(here)
-    disrupted, *rules = job["spec"]["podFailurePolicy"]["rules"]
-    meaning = {code: rule["action"] for rule in rules for code in rule["onExitCodes"]["values"]}
-    again = {ExitCode.STORE: "Count", ExitCode.UNFINISHED: "Count"}
-    assert meaning == {ExitCode.USAGE: "FailIndex", ExitCode.REFUSED: "FailIndex", ExitCode.BUG: "FailIndex", **again}
-    assert meaning.keys() | {ExitCode.OK} == {value for name, value in vars(ExitCode).items() if name.isupper()}
-    assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 
 
 def test_the_pods_of_a_job_make_the_dataset(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What a pod would run, with the environment that it would have, here."""
-    assert submit(*EXAMPLE, *K8S, *QUICK, "--tasks", "2").exit_code == 0
-    settings, job = yaml.safe_load_all((here / "pipelines/k8s/ucf101.yaml").read_text())
+    assert submit(*EXAMPLE, *K8S, *QUICK, "--folder", "jobs", "--tasks", "2").exit_code == 0
+    settings, job = yaml.safe_load_all((here / "jobs/ucf101.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
     written = tmp_path_factory.mktemp("etc") / "pipeline.yaml"
     written.write_text(settings["data"]["pipeline.yaml"])
@@ -177,65 +116,17 @@ def test_the_pods_of_a_job_make_the_dataset(here: Path, tmp_path_factory: pytest
     assert stored_files(here / "data/ucf101/ucf101.zarr") == stored_files(local)
 
 
-def test_a_task_is_told_before_its_grace_begins(here: Path) -> None:
-    text = script(Slurm(), job(here, Request(grace=200)))
-    assert "#SBATCH --signal=B:USR2@230\n" in text and "--grace 200 &" in text
-    _, manifested = manifest(here, Request(grace=200))
-    pod = manifested["spec"]["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] == 230
-    assert pod["containers"][0]["args"][-2:] == ["--grace", "200"]
-
-
 def test_the_pipeline_of_the_tasks_has_the_same_settings(here: Path) -> None:
     retry = ("--retry-status", "crashed", "--extend", "--stall-seconds", "7", "--set", "tvl1.preset=ipol")
-    assert submit(*EXAMPLE, *SLURM, *retry).exit_code == 0
-    found = build(read_pipeline(here / "pipelines/slurm/ucf101.yaml"), "written")
+    assert submit(*EXAMPLE, *SLURM, *retry, "--folder", "slurm").exit_code == 0
+    found = build(read_pipeline(here / "slurm/ucf101.yaml"), "written")
     assert found.run == RunConfig(stall_seconds=7)  # what is for one run stays out
     assert resolve(found).flow.parameters["preset"] == "ipol"
-    assert submit(*EXAMPLE, *K8S).exit_code == 0
-    settings, _ = yaml.safe_load_all((here / "pipelines/k8s/ucf101.yaml").read_text())
+    assert submit(*EXAMPLE, *K8S, "--folder", "k8s").exit_code == 0
+    settings, _ = yaml.safe_load_all((here / "k8s/ucf101.yaml").read_text())
     in_pod = build(yaml.safe_load(settings["data"]["pipeline.yaml"]), "written")
     assert resolve(in_pod) == resolve(build(read_pipeline(here / "pipelines/ucf101.yaml"), "original"))
     assert Path(in_pod.output) == here / "data/ucf101/ucf101.zarr"
-
-
-def test_names_with_spaces_and_quotes(here: Path) -> None:
-    made = job(here, output='it\'s a "test" %j.zarr')
-    text = script(Slurm(partition="long", setup=("module load x",)), made)
-    assert made.name == "it-s-a-test-j"
-    assert f"#SBATCH --output='{here}/a folder/it-s-a-test-j-%A_%a.log'" in text
-    assert "#SBATCH --partition=long\n" in text and "\nmodule load x\n" in text
-    assert subprocess.run([BASH, "-n", "-c", text], check=False).returncode == 0
-    assert "/per%%cent/" in script(Slurm(), make_job(made.config, Request(), Path("/per%cent"), 1, 9))
-
-
-def test_shellcheck(here: Path) -> None:
-    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if not shellcheck:
-        pytest.skip("no shellcheck: apt-get install shellcheck (Debian, Ubuntu)")
-    for slurm in (Slurm(), Slurm(partition="a", account="b", qos="c", setup=("module load x",))):
-        text = script(slurm, job(here, Request(gpus=2)))
-        done = subprocess.run([shellcheck, "-"], input=text, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize(
-    ("request_", "pending", "expected"),
-    [
-        (Request(), 10, (3, 4, 4, 8192)),  # tasks, cpus, workers, MiB
-        (Request(cpus=1), 10, (10, 1, 1, 2048)),
-        (Request(cpus=1), 5000, (1001, 1, 1, 2048)),
-        (Request(gpus=2), 10, (5, 4, 2, 4096)),
-        (Request(gpus=8, memory="1T"), 10, (2, 8, 8, 1048576)),
-        (Request(tasks=7, memory="500M"), 1, (7, 4, 4, 500)),
-    ],
-)
-def test_how_large_a_job_is(here: Path, request_: Request, pending: int, expected: tuple[int, ...]) -> None:
-    made = job(here, request_, pending=pending)
-    assert (made.tasks, made.cpus, made.workers, made.memory) == expected
-
-
-# --- handing it over ---
 
 
 def asked(here: Path) -> str:
@@ -257,26 +148,157 @@ def test_a_job_is_planned_written_and_submitted(here: Path, programs: Path) -> N
     assert not asked(here)
 
 
-def test_what_was_edited_by_hand_is_kept(here: Path) -> None:
-    assert submit(*EXAMPLE, *SLURM).exit_code == 0
-    path = here / "pipelines/slurm/ucf101.sbatch"
-    assert ".old" not in submit(*EXAMPLE, *SLURM).output
-    path.write_text("mine")
-    assert "ucf101.sbatch.old" in submit(*EXAMPLE, *SLURM).output
-    assert path.with_name("ucf101.sbatch.old").read_text() == "mine" and "#SBATCH" in path.read_text()
+def texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
 
 
-def test_kubectl_is_told_and_heard(here: Path, programs: Path) -> None:
-    arguments = ("-c", "pipelines/ucf101.yaml", "--to", "k8s", *IMAGE, "--claim", "c=data", *QUICK)
-    put(programs / "kubectl", f'echo "$@" > {here}/asked; echo configmap/ucf101 created; echo job.batch/ucf101 created')
-    assert "Submitted job.batch/ucf101: 1 task" in submit(*arguments).output
-    assert asked(here) == "apply -f data/ucf101/ucf101-k8s/ucf101.yaml\n"
-    put(programs / "kubectl", "echo configmap/ucf101 unchanged; echo job.batch/ucf101 unchanged")
-    with pytest.raises(RefusedError, match="kubectl delete -f data/ucf101/ucf101-k8s/ucf101.yaml"):
-        submit(*arguments)
+def test_every_submission_has_files_of_its_own(here: Path, programs: Path) -> None:
+    """Tasks that wait read their pipeline file when they start: nothing that comes later may reach it."""
+    put(programs / "sbatch", f'echo "$@" >> {here}/asked; echo 1')
+    given = ("-c", "pipelines/ucf101.yaml", "--to", "slurm", *QUICK)
+    folder = here / "data/ucf101/ucf101-slurm"
+    submit(*given)
+    first = texts(folder)
+    assert first.keys() == {"ucf101.sbatch", "ucf101.yaml"}
+    submit(*given, "--stall-seconds", "7")
+    submit(*given, "--stall-seconds", "8", "--cpus", "2")
+    later = texts(folder)
+    assert later.keys() == first.keys() | {f"ucf101-{n}.{end}" for n in (2, 3) for end in ("sbatch", "yaml")}
+    assert {name: later[name] for name in first} == first
+    assert [read_pipeline(folder / f"ucf101-{n}.yaml")["run"]["stall_seconds"] for n in (2, 3)] == [7, 8]
+    script = later["ucf101-2.sbatch"]
+    for text in ("--job-name=ucf101-2\n", "/ucf101-2-%A_%a.log\n", "-c data/ucf101/ucf101-slurm/ucf101-2.yaml "):
+        assert text in script
+    assert [line.split("/")[-1] for line in asked(here).splitlines()] == [
+        "ucf101.sbatch",
+        "ucf101-2.sbatch",
+        "ucf101-3.sbatch",
+    ]
+
+
+@pytest.mark.parametrize("name", ["ucf101.sbatch", "ucf101.yaml"])
+def test_what_was_edited_by_hand_is_left_alone(here: Path, name: str) -> None:
+    given = (*EXAMPLE, *SLURM, "--folder", "jobs")
+    submit(*given)
+    (here / "jobs" / name).write_text("mine")
+    before = texts(here / "jobs")
+    assert "Next: sbatch jobs/ucf101-2.sbatch" in submit(*given).output
+    (here / "jobs/ucf101-2.sbatch").write_text("mine, too")
+    assert "Next: sbatch jobs/ucf101-3.sbatch" in submit(*given).output
+    after = texts(here / "jobs")
+    assert {name: after[name] for name in before} == before and after["ucf101-2.sbatch"] == "mine, too"
+    assert len(after) == 6
+
+
+def test_files_written_by_somebody_at_the_same_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name looked free, and then it was not."""
+    (here / "jobs").mkdir()
+    (here / "jobs/ucf101.yaml").write_text("another's")
+    looks = iter([True, True])
+    free = submit_job._is_free
+    monkeypatch.setattr(submit_job, "_is_free", lambda path, text: next(looks, None) or free(path, text))
+    assert "Next: sbatch jobs/ucf101-2.sbatch" in submit(*EXAMPLE, *SLURM, "--folder", "jobs").output
+    assert (here / "jobs/ucf101.yaml").read_text() == "another's"
+
+
+def test_datasets_with_names_that_are_almost_alike(here: Path) -> None:
+    """Neither beside the datasets nor in a folder for all is anything shared."""
+    names = ("flow.dis", "flow.fb", "flow-dis", "flow")
+    for name in names:
+        submit("data/ucf101/videos", f"{name}.zarr", *QUICK, "--to", "slurm", "--dry-run")
+        found = read_pipeline(here / f"{name}-slurm/{name}.yaml")
+        assert found["output"] == f"{name}.zarr"
+        submit("data/ucf101/videos", f"{name}.zarr", *QUICK, "--to", "slurm", "--dry-run", "--folder", "jobs")
+    submit("data/ucf101/videos", "elsewhere/flow.zarr", *QUICK, "--to", "slurm", "--dry-run", "--folder", "jobs")
+    found = {path.stem: read_pipeline(path)["output"] for path in (here / "jobs").glob("*.yaml")}
+    assert found == {name: f"{name}.zarr" for name in names} | {"flow-2": "elsewhere/flow.zarr"}
+    for name in found:
+        assert f"-c jobs/{name}.yaml" in (here / f"jobs/{name}.sbatch").read_text()
+
+
+ON_K8S = ("-c", "pipelines/ucf101.yaml", "--to", "k8s", *IMAGE, "--claim", "c=data", *QUICK)
+
+
+def put_kubectl(programs: Path, here: Path) -> None:
+    """A kubectl that has, and is asked for, what is in files below the folder "has"."""
+    script = f"""
+echo "$@" >> {here}/asked
+case $1 in
+get) for name in $2 $3; do test -e {here}/has/$name && echo $name; done; true;;
+create) test "$2" = -f && read -r first < $3 && echo created;;
+*) exit 1;;
+esac"""
+    put(programs / "kubectl", script)
+
+
+def names_of(path: Path) -> list[str]:
+    """Of all objects of a manifest, and of the ConfigMap that the pods take."""
+    settings, job = yaml.safe_load_all(path.read_text())
+    (used,) = (v["configMap"]["name"] for v in job["spec"]["template"]["spec"]["volumes"] if "configMap" in v)
+    return [settings["metadata"]["name"], job["metadata"]["name"], used]
+
+
+def test_no_job_of_kubernetes_is_touched(here: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    put_kubectl(programs, here)
+    folder = here / "data/ucf101/ucf101-k8s"
+    submit(*ON_K8S, "--dry-run")
+    assert not asked(here)  # a dry run asks nobody
+    result = submit(*ON_K8S)
+    assert "Submitted job.batch/ucf101: 1 task for 1 of 1 shard. Next: flowprep status" in result.output
+    assert asked(here).splitlines() == [
+        "get job/ucf101 configmap/ucf101 --ignore-not-found --output name",
+        "create -f data/ucf101/ucf101-k8s/ucf101.yaml",
+    ]
+    assert texts(folder).keys() == {"ucf101.yaml"}  # that of the dry run
+
+    for number, kind in ((2, "job"), (3, "configmap")):  # there still is one, of whichever submission
+        name = "ucf101" if number == 2 else "ucf101-2"
+        (here / "has" / kind).mkdir(parents=True)
+        (here / "has" / kind / name).touch()
+        assert f"Submitted job.batch/ucf101-{number}: 1 task" in submit(*ON_K8S).output
+        assert asked(here).splitlines()[-1] == f"create -f data/ucf101/ucf101-k8s/ucf101-{number}.yaml"
+        assert names_of(folder / f"ucf101-{number}.yaml") == [f"ucf101-{number}"] * 3
+    assert names_of(folder / "ucf101.yaml") == ["ucf101"] * 3
+
+
+def test_kubectl_is_heard(here: Path, programs: Path) -> None:
     put(programs / "kubectl", "echo no such server >&2; exit 1")
     with pytest.raises(RefusedError, match="kubectl refuses: no such server"):
-        submit(*arguments)
+        submit(*ON_K8S)
+    assert not (here / "data/ucf101/ucf101-k8s/ucf101.yaml").exists()
+
+
+def test_every_kubectl_has_the_namespace(here: Path, programs: Path) -> None:
+    put_kubectl(programs, here)
+    output = submit(*ON_K8S, "--namespace", "video", "--dry-run").output
+    output += submit(*ON_K8S, "--namespace", "video").output
+    output += (here / "data/ucf101/ucf101-k8s/ucf101.yaml").read_text()
+    called = [f"kubectl {line}" for line in asked(here).splitlines()]
+    advice = [line for line in output.splitlines() if "kubectl " in line]
+    assert len(called) == 2 and len(advice) == 3
+    assert all("--namespace video" in line for line in called + advice)
+    assert "in the namespace video" in output
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_the_pods_may_write_the_dataset(
+    here: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, *, root: bool
+) -> None:
+    """A folder that is not there a node would make, as root; and what root has made no pod can write."""
+    monkeypatch.setattr(os, "getuid", lambda: 0 if root else 1234)
+    monkeypatch.setattr(os, "getgid", lambda: 0 if root else 1234)
+    put_kubectl(programs, here)
+    made = "mkdir -p data/ucf101/ucf101.zarr && "
+    given = "chown -R 1000:1000 data/ucf101/ucf101.zarr" if root else ""
+    sent = "kubectl create -f data/ucf101/ucf101-k8s/ucf101.yaml"
+    steps = made + (f"{given} && " if root else "") + sent
+    assert f"Next: {steps}\n" in submit(*ON_K8S, "--dry-run").output
+    text = (here / "data/ucf101/ucf101-k8s/ucf101.yaml").read_text()
+    assert f"#   {steps}\n" in text and f"runAsUser: {1000 if root else 1234}\n" in text
+    told = submit(*ON_K8S).output
+    assert f"Next: {given} (for the pods, which are not root), then flowprep status" in told if root else True
+    assert ("chown" in told) == root and (here / "data/ucf101/ucf101.zarr").is_dir()
 
 
 @pytest.mark.parametrize(("to", "program"), [(("--to", "slurm"), "sbatch"), (K8S, "kubectl")])
@@ -299,6 +321,83 @@ def test_the_limit_of_the_cluster(programs: Path) -> None:
     assert Slurm().most_tasks == 1001
 
 
+RETRY = ("--retry-status", "undecodable,missing")
+THE_SAME = "Next: the same command without --dry-run\n"
+
+
+def test_a_dry_run_says_what_comes_next(here: Path) -> None:
+    """With a dataset of 2 shards: one pending, none pending, one to try again, one that is new."""
+    given = ("data/ucf101/videos", "flow.zarr", *QUICK)
+    dry = ("--to", "slurm", "--dry-run", *given)
+    script = "sbatch flow-slurm/flow"
+    videos = here / "data/ucf101/videos"
+    broken = videos / "broken/a.avi"
+    broken.parent.mkdir()
+    broken.write_bytes(b"nothing")
+
+    assert f"1 task for 1 of 1 shard. Next: {script}.sbatch\n" in submit(*dry, *RETRY).output  # nothing planned yet
+    assert CliRunner().invoke(group, ["extract", *given]).exit_code == ExitCode.REFUSED  # one has failed
+    for options in ((), ("--extend",), ("--retry-status", "crashed")):
+        assert "Nothing to submit: all shards are committed" in submit(*dry, *options).output
+
+    before = tree(here / "flow.zarr")
+    told = submit(*dry, *RETRY).output
+    assert f"1 task for 1 of 2 shards, once they are planned. {THE_SAME}" in told and "sbatch flow" not in told
+    shutil.copyfile(next(videos.glob("left/*")), videos / "left/new.avi")
+    assert f"1 task for 1 of 2 shards, once they are planned. {THE_SAME}" in submit(*dry, "--extend").output
+    assert tree(here / "flow.zarr") == before
+
+    (commit,) = (here / "flow.zarr/.flowprep/commits").glob("*.json")
+    commit.unlink()
+    told = submit(*dry, "--extend").output
+    assert f"1 of 1 shard. Next: {script}.sbatch; when that is done, the same command without --dry-run\n" in told
+
+
+def test_somebody_at_work_is_noticed(here: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(programs / "sbatch", "echo 1")
+    given = ("--to", "slurm", "data/ucf101/videos", "flow.zarr", *QUICK)
+    note = "Note: somebody has been at work on flow.zarr"
+    assert note not in submit(*given).output
+    assert note not in submit(*given).output  # a plan alone is nobody
+    with LocalStore(here / "flow.zarr").scratch() as scratch:  # of a task
+        told = submit(*given).output
+        assert note in told and "Submitted job 1: 1 task" in told
+        assert note in submit(*given, "--dry-run").output
+        long_ago = time.time() - 1000
+        for path in (scratch, scratch.parent):
+            os.utime(path, (long_ago, long_ago))
+        assert note not in submit(*given, "--dry-run").output
+
+
+@pytest.mark.usefixtures("here")
+def test_a_cluster_without_arrays(programs: Path) -> None:
+    put(programs / "scontrol", 'echo "MaxArraySize            = 0"')
+    with pytest.raises(RefusedError, match=r"takes no job arrays \(MaxArraySize is 0.*--task 0/1"):
+        submit(*EXAMPLE, *SLURM)
+
+
+@pytest.mark.parametrize(
+    ("time", "grace", "message"),
+    [
+        ("2:00", "90", "--time 2:00 is 2 minutes to SLURM; hours are written 2:00:00. Give more than the 90 s"),
+        ("1", "90", "--time 1 is 1 minute to SLURM; hours are written 1:00:00"),
+        ("0-0:1", "90", r"--time 0-0:1 is 1 minute to SLURM\. Give more"),
+        ("0", "0", "--time 0 is no limit at all to SLURM: leave it out"),
+        ("2:00:00", "3600", ""),
+        ("2:01", "90", ""),
+        ("1", "29", ""),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_a_time_that_is_over_as_it_begins(time: str, grace: str, message: str) -> None:
+    given = (*EXAMPLE, *SLURM, "--time", time, "--grace", grace)
+    if message:
+        with pytest.raises(UsageError, match=message):
+            submit(*given)
+    else:
+        assert submit(*given).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -313,6 +412,8 @@ def test_the_limit_of_the_cluster(programs: Path) -> None:
         (("--to", "k8s"), "name the image"),
         (("--to", "k8s", *IMAGE), "Add --claim NAME=FOLDER"),
         (("--to", "k8s", *IMAGE, "--claim", "data"), "give NAME=FOLDER"),
+        (("--to", "k8s", *IMAGE, "--claim", "c=gone"), "there is no folder gone"),
+        ((*K8S, "--host-path", "gone"), "--host-path gone: there is no such folder"),
         (("--to", "k8s", "--image", "x: y"), "name the image"),
         ((*K8S, "--namespace", "No"), "not a name that Kubernetes can have"),
     ],
@@ -322,15 +423,3 @@ def test_refusals(here: Path, arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         submit("-c", "pipelines/ucf101.yaml", "--dry-run", *arguments)
     assert tree(here) == before
-
-
-def test_the_nearest_volume_and_the_folder_of_a_list(here: Path) -> None:
-    (here / "lists").mkdir()
-    (here / "lists/all.txt").write_text("a.avi 0\n")
-    config = ExtractConfig(source=SourceConfig(path="lists/all.txt"), output="out/flow.zarr")
-    _, mounts = in_pods(config, volumes(["all=.", "fast=out"], []))
-    assert list(mounts.mounts()) == [
-        {"name": "data-0", "mountPath": f"{here}/lists", "subPath": "lists", "readOnly": True},
-        {"name": "data-1", "mountPath": f"{here}/out/flow.zarr", "subPath": "flow.zarr"},
-    ]
-    assert [item["persistentVolumeClaim"]["claimName"] for item in mounts.volumes()] == ["all", "fast"]

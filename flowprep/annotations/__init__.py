@@ -56,8 +56,9 @@ def read_source(path: Path, annotations: Path | None = None, layout: str = "auto
     Raises UsageError for lists that cannot be understood, arguments that do not fit together, and where there are no
     videos at all.
     """
-    for given in (path, annotations, root):
-        _check_reachable(given)
+    _check_reachable("SOURCE", path)
+    _check_reachable("--annotations", annotations)
+    _check_reachable("--root", root)
     if layout not in LAYOUTS:
         raise UsageError(f"There is no layout {layout!r}.{did_you_mean(layout, list(LAYOUTS))}")
     if layout == "auto":
@@ -82,8 +83,8 @@ def read_source(path: Path, annotations: Path | None = None, layout: str = "auto
 
 def source_root(path: Path, root: Path | None = None) -> Path:
     """The folder that :func:`read_source` would say the videos of ``path`` lie below, without reading its lists."""
-    for given in (path, root):
-        _check_reachable(given)
+    _check_reachable("SOURCE", path)
+    _check_reachable("--root", root)
     return Root(root or (path if path.is_dir() else path.parent)).path
 
 
@@ -114,12 +115,14 @@ def _read_official(path: Path, annotations: Path | None, layout: str) -> tuple[R
     return root, listing
 
 
-def _check_reachable(path: Path | None) -> None:
+def _check_reachable(option: str, path: Path | None) -> None:
+    """``option``: where the command line has the path. Raises UsageError where nothing is there or can be reached."""
     try:
         if path is not None:
             path.stat()
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}. Give a folder or a file that is there and can be read.") from error
+        what = "the folder of the official lists" if option == "--annotations" else "a folder or a file"
+        raise UsageError(f"{option}: {path}: {error.strerror}. Give {what} that is there and can be read.") from error
 
 
 def _check_folder(annotations: Path) -> None:

@@ -41,6 +41,8 @@ def command(dataset: str, as_json: bool, failed: bool, list_videos: bool) -> Non
 
 
 def _lines(info: Any) -> list[str]:
+    from flowprep.store.commits import CONTINUE
+
     settings = info.settings
     flow, storage, video = settings["flow"], settings["storage"], settings["video"]
     parameters = " ".join(f"{name}={value}" for name, value in flow["parameters"].items())
@@ -67,7 +69,7 @@ def _lines(info: Any) -> list[str]:
         f"frames used  stride {video['stride']}{limit}",
     ]
     if info.unfinished_shards:
-        lines.insert(1, f"unfinished   {plural(info.unfinished_shards, 'shard')}: run the extract command again")
+        lines.insert(1, f"unfinished   {plural(info.unfinished_shards, 'shard')}: {CONTINUE}")
     lines += [f"array        {name}: {rows:,} rows" for name, rows in info.arrays.items()]
     lines += [
         f"settings     {info.settings_fingerprint}",

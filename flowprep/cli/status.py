@@ -64,5 +64,8 @@ def _next(found: Any) -> str:
     if found.complete:
         return f"complete, nothing to do; flowprep verify {found.path} checks every file"
     if found.alive:
-        return "nothing: it seems to be at work; if it is not, run the extract command again"
-    return "run the extract command again, it continues: nobody seems to be at work"
+        return "nothing: it seems to be at work; if not, and no job is waiting, run the extract or submit command again"
+    return (
+        "if no job is waiting in a queue, which cannot be seen here, run the extract or submit command again: "
+        "nobody seems to be at work; it continues"
+    )

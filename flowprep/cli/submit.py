@@ -15,6 +15,7 @@ from flowprep.errors import UsageError
 from flowprep.wording import plural
 
 if TYPE_CHECKING:
+    from flowprep.run.driver import Extraction
     from flowprep.submit.job import Cluster
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,7 +80,8 @@ def command(
     """
     from flowprep.config import build, read_pipeline
     from flowprep.run.driver import Extraction
-    from flowprep.submit.job import Request, make_job, write
+    from flowprep.submit.job import Request, dataset_name, make_job, write
+    from flowprep.submit.outlook import Outlook, outlook
 
     cluster = _cluster(to, given)
     wanted = Request(**{name: given[name] for name in ("tasks", "at_once", "cpus", "memory", "gpus", "grace")})
@@ -93,28 +95,48 @@ def command(
     # Every parameter by name, so that all tasks compute the same.
     config = replace(extraction.config, flow=extraction.settings.flow)
     dry_run = dry_run or config.run.dry_run
-    place = Path(folder) if folder else Path(config.output).with_name(f"{Path(config.output).stem}-{to}")
+    place = Path(folder) if folder else Path(config.output).parent / f"{dataset_name(config.output)}-{to}"
 
     # Everything that can be refused is, before the plan is written.
     most = cluster.most_tasks
     cluster.files(make_job(config, wanted, place, 1, most))
-    if dry_run:
-        pending = shards = len(extraction.dry_run().plan.shards)
-    else:
+    if not dry_run:
         cluster.check()
-        pending, shards = extraction.prepare()
-    if not pending:
-        click.echo(f"Nothing to submit: all shards are committed. Next: flowprep status {shlex.quote(config.output)}")
+    _warn_of_others(extraction)
+    todo = outlook(extraction) if dry_run else Outlook(*extraction.prepare())
+    status = f"flowprep status {shlex.quote(config.output)}"
+    if not todo.pending:
+        click.echo(f"Nothing to submit: all shards are committed. Next: {status}")
         return
-    job = make_job(config, wanted, place, pending, most)
-    for path, kept in (written := write(job, cluster.files(job))):
-        click.echo(f"Wrote {path}." + (f" The one before is now {kept}." if kept else ""))
-    path = written[-1][0]
-    todo = f"{plural(job.tasks, 'task')} for {pending:,} of {plural(shards, 'shard')}"
-    if dry_run:
-        click.echo(f"Nothing was submitted: {todo}. Next: {cluster.command(path)}")
-        return
-    click.echo(f"Submitted {cluster.submit(path)}: {todo}. Next: flowprep status {shlex.quote(config.output)}")
+    named = make_job(config, wanted, place, todo.pending, most)
+    job, files = write(named, cluster, (lambda _: False) if dry_run else cluster.has)
+    for path, new in files:
+        click.echo(f"Wrote {path}." if new else f"{path} is there already, just like that.")
+    work = f"{plural(job.tasks, 'task')} for {todo.pending:,} of {plural(todo.shards, 'shard')}"
+    if not dry_run:
+        name, by_hand = cluster.submit(job), cluster.by_hand(job)
+        first = f"{by_hand} (for the pods, which are not root), then " if by_hand else ""
+        click.echo(f"Submitted {name}: {work}. Next: {first}{status}")
+    elif todo.unplanned:
+        click.echo(f"Nothing was submitted: {work}, once they are planned. Next: the same command without --dry-run")
+    else:
+        then = "; when that is done, the same command without --dry-run" if todo.more else ""
+        click.echo(f"Nothing was submitted: {work}. Next: {cluster.command(job)}{then}")
+
+
+def _warn_of_others(extraction: Extraction) -> None:
+    """Say so where somebody seems to be at work on the dataset: two jobs for the same shards are no faster than one."""
+    from flowprep.store.plans import read_plans
+    from flowprep.store.status import status
+
+    if read_plans(extraction.store) and status(extraction.store).alive:
+        output = extraction.config.output
+        click.echo(
+            f"Note: somebody has been at work on {output} within the last minutes. If that is a job which still runs, "
+            f"this one is for the same shards, and makes nothing faster: see flowprep status {shlex.quote(output)}, "
+            "and cancel one of the two.",
+            err=True,
+        )
 
 
 # What the job itself decides, or decides anew for each task.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ SHOWN = 50  # faults listed before "and more"
 @click.option("--gc", is_flag=True, help="Instead: remove what tries that never committed have left behind.")
 @click.option(
     "--older-than",
-    type=click.FloatRange(min=0),
+    type=float,
     metavar="HOURS",
     help="With --gc: only what has not changed for so long. [default: 24]",
 )
@@ -38,6 +39,8 @@ def command(dataset: str, full: bool, sources: bool, root: str | None, gc: bool,
         raise UsageError("--root is for --sources: add it.")
     if older_than is not None and not gc:
         raise UsageError("--older-than is for --gc: add it.")
+    if older_than is not None and not 0 <= older_than < math.inf:
+        raise UsageError(f"--older-than {older_than:g}: give a number of hours, 0 or more.")
     if gc:
         _collect(dataset, 24.0 if older_than is None else older_than)
     elif sources:
@@ -47,16 +50,18 @@ def command(dataset: str, full: bool, sources: bool, root: str | None, gc: bool,
 
 
 def _verify(dataset: str, full: bool) -> None:
-    import flowprep
-    from flowprep.store.commits import repair_advice
+    from flowprep.store.reader import Dataset
     from flowprep.store.verify import verify
 
-    report = verify(flowprep.open(dataset), full=full, step=_step)
+    report = verify(Dataset(dataset, lenient=True), full=full, step=_step)
     _print_faults(report.faults)
     if report.unfinished:
         click.echo(f"UNFINISHED  {report.unfinished}")
+    for key in sorted(report.damaged_commits):  # every one, however many: the next run stumbles over the one left out
+        click.echo(f"DAMAGED  {key}")
     if report.damaged_commits:
-        click.echo(f"Next: in {dataset}: {repair_advice(report.damaged_commits)}")
+        these = plural(len(report.damaged_commits), "commit record")
+        click.echo(f"Next: in {dataset}, delete {these} and run the extract command again: those shards are made anew.")
     checked = f"{plural(report.videos, 'video')}, {plural(report.files, 'file')}, {size(report.bytes)}"
     verdict = plural(len(report.faults), "fault") if report.faults else "unfinished" if report.unfinished else "clean"
     click.echo(f"{checked}, {plural(report.rows_read, 'row')} decoded: {verdict}")
@@ -74,8 +79,11 @@ def _check_sources(dataset: str, root: Path | None) -> None:
     click.echo(f"{plural(report.videos, 'source')} below {report.root}, {size(report.bytes)} read: {verdict}")
     if report.unread:
         click.echo(f"{plural(report.unread, 'video')} without a file to compare with: it could not be read then")
-    if report.faults:
-        sys.exit(ExitCode.REFUSED)
+    if report.unfinished:
+        looked = f"looked at {report.videos + report.unread:,} of {plural(report.planned, 'planned video')}"
+        click.echo(f"UNFINISHED  {looked}: {report.unfinished}")
+    if report.faults or report.unfinished:
+        sys.exit(ExitCode.REFUSED if report.faults else ExitCode.UNFINISHED)
 
 
 def _collect(dataset: str, hours: float) -> None:

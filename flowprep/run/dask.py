@@ -179,7 +179,7 @@ def cluster_engine(
             ) from None
         except (OSError, TimeoutError, ValueError) as error:
             raise UnfinishedError(
-                f"No Dask scheduler answers at {address} ({error}): start it, or correct the address (tls:// if it has TLS)"
+                f"No Dask scheduler answers at {address} ({error}): start it, or correct the address (with TLS: tls://)"
             ) from None
         engine = DaskEngine(client, work, _Room(client, address, most, gpu, say), {"GPU": 1} if gpu else {})
         try:

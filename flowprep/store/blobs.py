@@ -19,7 +19,7 @@ from pathlib import Path
 from flowprep.errors import RefusedError, StoreError
 from flowprep.store.locks import locked
 from flowprep.store.nfs import patiently
-from flowprep.store.scratch import Scratch, new_name
+from flowprep.store.scratch import Scratch, is_scratch, new_name
 
 SCRATCH = ".flowprep/tmp"
 LOCKS = ".flowprep/locks"
@@ -206,10 +206,10 @@ class LocalStore(BlobStore):
             _remove(folder)
 
     def scratches(self) -> list[Scratch]:
-        """All scratch folders, whosoever they are."""
+        """All scratch folders, whosoever they are; not what somebody else put beside them."""
         folder = self._inside(f"{SCRATCH}/any").parent
         with _store_errors(folder), suppress(FileNotFoundError):
-            return [Scratch(folder / name) for name in patiently(lambda: _folders(folder))]
+            return [Scratch(folder / name) for name in patiently(lambda: _folders(folder)) if is_scratch(name)]
         return []
 
     def sweep(self) -> None:

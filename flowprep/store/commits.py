@@ -13,7 +13,10 @@ from flowprep.records import check_seal, many_objects, seal
 from flowprep.store import layout
 from flowprep.store.blobs import BlobStore
 from flowprep.types import LedgerRow, StoredFile
-from flowprep.wording import some
+from flowprep.wording import LISTED, some
+
+MADE_ANEW = "Delete it and run the extract command again: its shard is made anew."
+CONTINUE = "unless it is at work or its job waits in a queue, run the extract or submit command again."
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Commit:
             commit = cls(**tree)
             commit._check_names()
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise RefusedError(f"{where}: damaged commit record ({error}).") from None
+            raise RefusedError(f"{where}: damaged commit record ({error}). {MADE_ANEW}") from None
         return commit
 
     def _check_names(self) -> None:
@@ -81,21 +84,38 @@ def committed_shards(store: BlobStore, plans: Iterable[Plan] = ()) -> set[tuple[
     return found | {item for item in planned - found if store.exists(layout.commit_key(*item))}
 
 
-def read_commits(store: BlobStore, plans: Iterable[Plan] = (), known: Sequence[Commit] = ()) -> list[Commit]:
+def read_commits(
+    store: BlobStore,
+    plans: Iterable[Plan] = (),
+    known: Sequence[Commit] = (),
+    broken: dict[tuple[int, int], str] | None = None,
+) -> list[Commit]:
     """All commit records, oldest generation first. Raises RefusedError naming a damaged one.
 
-    ``plans`` are for :func:`committed_shards`. Records never change: those in ``known`` are not read again.
+    Parameters
+    ----------
+    plans: for :func:`committed_shards`.
+    known: records read before; they never change, so that these are not read again.
+    broken: where given, takes (generation, shard) of each damaged record and what to say of it, instead of the error.
     """
     have = {(commit.generation, commit.shard): commit for commit in known}
+    commits = []
     with many_objects():
-        return [have.get(item) or _read(store, *item) for item in sorted(committed_shards(store, plans) | have.keys())]
+        for item in sorted(committed_shards(store, plans) | have.keys()):
+            try:
+                commits.append(have.get(item) or _read(store, *item))
+            except RefusedError as error:
+                if broken is None:
+                    raise
+                broken[item] = str(error)
+    return commits
 
 
 def _read(store: BlobStore, generation: int, shard: int) -> Commit:
     key = layout.commit_key(generation, shard)
     commit = Commit.from_bytes(store.get(key), store.address(key))
     if (commit.generation, commit.shard) != (generation, shard):
-        raise RefusedError(f"{store.address(key)}: this is the record of another shard, copied or renamed.")
+        raise RefusedError(f"{store.address(key)}: this is the record of another shard, copied or renamed. {MADE_ANEW}")
     return commit
 
 
@@ -119,7 +139,8 @@ def damaged(store: BlobStore, commits: list[Commit]) -> list[str]:
 
 def repair_advice(keys: Collection[str]) -> str:
     """What to do about damaged commits."""
-    return f"Delete {some(sorted(keys))} and run the extract command again: those shards are made anew."
+    every = " flowprep verify names every one of them." if len(keys) > LISTED else ""
+    return f"Delete {some(sorted(keys))} and run the extract command again: those shards are made anew.{every}"
 
 
 def tally(rows: dict[str, LedgerRow]) -> dict[str, int]:

@@ -22,11 +22,12 @@ from flowprep.store.blobs import LOCKS, SCRATCH, LocalStore, store_error
 from flowprep.store.commits import read_commits
 from flowprep.store.locks import remove_free_lock
 from flowprep.store.plans import read_plans
-from flowprep.store.scratch import Scratch
+from flowprep.store.scratch import Scratch, is_scratch
 
 KINDS = ("orphan block", "scratch folder", "lock file", "temporary file")
 TABLE = re.compile(r"zarr\.json|videos/(\w+/)?zarr\.json|videos/\w+/c(/0)?")  # metadata, and the table of videos
 TEMPORARY = re.compile(r"(.*/)?[^/]+\.[0-9a-f]{32}\.partial")  # a write of zarr-python's that was cut off
+LOCK = re.compile(rf"{re.escape(LOCKS)}/(plan|finalise|[0-9]+\.[0-9]{{5,}})")
 NFS = re.compile(r"(.*/)?\.nfs[0-9a-f]+")  # removed, but somebody holds it open: NFS itself takes it away
 
 
@@ -70,7 +71,9 @@ def collect(store: LocalStore, *, older_than: float) -> Litter:
     for key in sorted(set(_files(store.root)) - ours):
         path = store.path(key)
         old = _changed(path) <= limit
-        if key.startswith(f"{LOCKS}/"):
+        if key.startswith(f"{SCRATCH}/"):
+            found.foreign.append(key)
+        elif LOCK.fullmatch(key):
             found.sort("lock file", path, old, partial(remove_free_lock, path))
         elif TEMPORARY.fullmatch(key):
             found.sort("temporary file", path, old, partial(_remove, path))
@@ -85,12 +88,13 @@ def collect(store: LocalStore, *, older_than: float) -> Litter:
 
 
 def _files(root: Path) -> Iterator[str]:
-    """Keys of all files, and of links to folders, outside the scratch folders."""
+    """Keys of all files and of links to folders; of the folders among the scratch folders that are none themselves."""
     for folder, below, names in os.walk(root):
         here = Path(folder)
-        if here.relative_to(root).as_posix() == SCRATCH:
-            below.clear()
         links = [name for name in below if (here / name).is_symlink()]
+        if here.relative_to(root).as_posix() == SCRATCH:
+            links += [name for name in below if not is_scratch(name) and name not in links]
+            below.clear()
         yield from ((here / name).relative_to(root).as_posix() for name in [*names, *links])
 
 

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
-from flowprep.errors import RefusedError
+import os
+
+from flowprep.errors import RefusedError, UsageError
 from flowprep.plan import Plan
 from flowprep.records import many_objects
 from flowprep.store import layout
-from flowprep.store.blobs import BlobStore
+from flowprep.store.blobs import BlobStore, LocalStore
+from flowprep.store.commits import committed_shards
 from flowprep.types import Video
+
+LOST = "Put it back from a copy of the dataset; without one, make the dataset anew, in another folder."
 
 
 def read_plans(store: BlobStore) -> list[Plan]:
-    """All generations, oldest first; empty where there is no dataset. Raises RefusedError naming a damaged one."""
+    """All generations, oldest first; empty where there is no dataset. Raises RefusedError for a damaged or lost one."""
     plans: list[Plan] = []
     with many_objects():
         while store.exists(key := layout.plan_key(len(plans))):
-            plan = Plan.from_bytes(store.get(key), store.address(key))
-            if plan.generation != len(plans):
-                raise RefusedError(f"{store.address(key)}: this is the plan of another generation, copied or renamed.")
-            plans.append(plan)
+            plans.append(_read(store, len(plans)))
+    if not plans and committed_shards(store):
+        raise RefusedError(f"{store.address(key)}: damaged: missing, though there are commit records. {LOST}")
     return plans
+
+
+def existing_plans(store: LocalStore) -> list[Plan]:
+    """:func:`read_plans` where there must be a dataset. Raises UsageError if there is none."""
+    plans = [] if os.path.isfile(store.root) else read_plans(store)  # noqa: PTH113 - where Path raises, read_plans does
+    if not plans:
+        what = "is not a flowprep dataset" if store.root.exists() else "does not exist"
+        raise UsageError(f"{store.root} {what}. Make one with: flowprep extract SOURCE OUT.zarr")
+    return plans
+
+
+def _read(store: BlobStore, generation: int) -> Plan:
+    key = layout.plan_key(generation)
+    try:
+        plan = Plan.from_bytes(store.get(key), store.address(key))
+    except RefusedError as error:
+        # A plan of another format is whole: what to do about that is said already.
+        raise RefusedError(f"{error} {LOST}" if "damaged plan" in str(error) else str(error)) from None
+    if plan.generation != generation:
+        raise RefusedError(f"{store.address(key)}: this is the plan of another generation, copied or renamed. {LOST}")
+    return plan
 
 
 def write_plan(store: BlobStore, plan: Plan) -> bool:

@@ -23,7 +23,7 @@ from flowprep.store.blobs import LocalStore, store_error
 from flowprep.store.commits import Commit, read_commits, rows_in_force
 from flowprep.store.layout import SIDES, ArrayName
 from flowprep.store.nfs import patiently
-from flowprep.store.plans import planned_videos, read_plans
+from flowprep.store.plans import existing_plans, planned_videos
 from flowprep.store.shardfile import SLOTS, ShardReader
 from flowprep.types import LedgerRow, Placement, Video
 
@@ -104,18 +104,17 @@ class Dataset:
     Parameters
     ----------
     path: the OUT.zarr folder. Raises UsageError where there is no dataset, RefusedError where it is damaged.
+    lenient: leave damaged commit records out, and name them in :attr:`broken`, instead of that RefusedError.
 
     May be shared between threads, forked, and pickled (by its path).
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, lenient: bool = False) -> None:
         self.path = Path(path)
         self.store = LocalStore(self.path)
-        if not self.store.exists(layout.plan_key(0)):
-            what = "is not a flowprep dataset" if self.path.exists() else "does not exist"
-            raise UsageError(f"{self.path} {what}. Make one with: flowprep extract SOURCE OUT.zarr")
-        self.plans: list[Plan] = read_plans(self.store)
-        self.commits: list[Commit] = read_commits(self.store, self.plans)
+        self.plans: list[Plan] = existing_plans(self.store)
+        self.broken: dict[tuple[int, int], str] = {}  # (generation, shard) of damaged records -> what is wrong
+        self.commits: list[Commit] = read_commits(self.store, self.plans, broken=self.broken if lenient else None)
         planned = planned_videos(self.plans)
         rows = rows_in_force(self.commits)
         self.settings = self.plans[-1].settings
@@ -127,6 +126,12 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"<flowprep dataset {self.path}: {len(self.videos)} videos, {self.settings.flow.method}>"
+
+    @property
+    def unfinished_shards(self) -> int:
+        """How many shards are planned and have no commit record."""
+        planned = {(plan.generation, number) for plan in self.plans for number in range(len(plan.shards))}
+        return len(planned - {(commit.generation, commit.shard) for commit in self.commits} - self.broken.keys())
 
     def flow(
         self, video: str | int, start: int = 0, stop: int | None = None, *, direction: str = "forward"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+NAME = re.compile(r"(?P<place>.+\.[0-9]+)-(?P<process>[0-9]{1,9})-[0-9a-f]{32}")
 STALE_SECONDS = 24 * 3600.0  # a scratch folder in which nothing has changed for a day is litter
 
 
@@ -20,16 +21,9 @@ class Scratch:
 
     folder: Path
 
-    @property
-    def host(self) -> str:
-        """Machine of the maker; "" where the name does not say."""
-        match = self._maker()
-        return match[1] if match else ""
-
     def is_ours(self) -> bool:
         """Whether this process could see its maker: the same machine and, in containers, the same process numbers."""
-        match = self._maker()
-        return bool(match and f"{match[1]}.{match[2]}" == _here())
+        return self._maker()["place"] == _here()
 
     def is_dead(self) -> bool:
         """Whether its maker certainly is no more."""
@@ -37,11 +31,10 @@ class Scratch:
 
     def is_alive(self) -> bool:
         """Whether its maker certainly lives."""
-        match = self._maker()
-        if not match or not self.is_ours():
+        if not self.is_ours():
             return False
         try:
-            os.kill(int(match[3]), 0)
+            os.kill(int(self._maker()["process"]), 0)
         except ProcessLookupError:
             return False
         except PermissionError:  # somebody else's process
@@ -59,8 +52,15 @@ class Scratch:
         """Whether its maker is gone, or has not touched it for a day; at work, files grow all the time."""
         return self.is_dead() or time.time() - self.changed() > STALE_SECONDS
 
-    def _maker(self) -> re.Match[str] | None:
-        return re.fullmatch(r"(.+)\.([0-9]+)-([0-9]{1,9})-[0-9a-f]+", self.folder.name)
+    def _maker(self) -> re.Match[str]:
+        match = NAME.fullmatch(self.folder.name)
+        assert match, "is_scratch(name)"
+        return match
+
+
+def is_scratch(name: str) -> bool:
+    """Whether a folder of this name is one that flowprep made."""
+    return bool(NAME.fullmatch(name))
 
 
 def new_name() -> str:

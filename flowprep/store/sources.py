@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowprep.annotations.paths import Root
-from flowprep.errors import VideoError
+from flowprep.errors import UsageError, VideoError
+from flowprep.store.plans import planned_videos
 from flowprep.store.reader import Dataset, VideoRow
+from flowprep.store.verify import unfinished
 
 STEP = 500  # videos from one line of progress to the next
 
@@ -20,6 +22,8 @@ class SourceReport:
     """What was compared, and every fault found, each with what to do."""
 
     root: str
+    planned: int  # videos of the dataset
+    unfinished: str  # what is still to do, in a sentence: the videos of those shards are not looked at
     videos: int = 0  # with a sha256 to compare with
     bytes: int = 0  # read
     unread: int = 0  # videos without: there was no file to read when they were extracted
@@ -36,8 +40,8 @@ def check_sources(
     root: folder that the ids start from; by default where it was at the last planning. UsageError if it is no folder.
     step: called with a line of text from time to time.
     """
-    folder = Root(root or Path(dataset.plans[-1].root))
-    report = SourceReport(str(folder.path))
+    folder = _root(dataset, root)
+    report = SourceReport(str(folder.path), len(planned_videos(dataset.plans)), unfinished(dataset))
     for number, row in enumerate(dataset.videos, start=1):
         if row.row.sha256:
             report.videos += 1
@@ -48,6 +52,15 @@ def check_sources(
         if number % STEP == 0:
             step(f"read {number:,} of {len(dataset.videos):,} videos, {report.bytes / 1e9:.1f} GB")
     return report
+
+
+def _root(dataset: Dataset, root: Path | None) -> Root:
+    if root is not None:
+        return Root(root)
+    planned = Path(dataset.plans[-1].root)
+    if not planned.is_dir():
+        raise UsageError(f"{planned} is not a folder (any more). Name the one that the videos are in now with --root.")
+    return Root(planned)
 
 
 def _fault(folder: Root, row: VideoRow, report: SourceReport) -> str:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flowprep.errors import UsageError, Verdict
+from flowprep.errors import Verdict
 from flowprep.records import many_objects
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import Commit, is_finalised, read_commits, rows_in_force, tally
-from flowprep.store.plans import planned_videos, read_plans
+from flowprep.store.plans import existing_plans, planned_videos
 
 RECENT_SECONDS = 3600.0  # commits this long before the newest make the rate and are named with their hosts ...
 PAUSE_SECONDS = 120.0  # ... but none from before a time as long as this in which no shard was worked on
@@ -46,7 +46,7 @@ class Status:
     scratches_oldest: float | None  # since something changed in the one that has been quiet for longest
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "alive": self.alive, "failed": self.failed}
 
     @property
     def alive(self) -> bool:
@@ -63,10 +63,7 @@ class Status:
 @many_objects()
 def status(store: LocalStore) -> Status:
     """Read all records of a dataset and add them up. Raises UsageError where there is none, RefusedError for damage."""
-    plans = read_plans(store)
-    if not plans:
-        what = "is not a flowprep dataset" if store.root.exists() else "does not exist"
-        raise UsageError(f"{store.root} {what}. Make one with: flowprep extract SOURCE OUT.zarr")
+    plans = existing_plans(store)
     commits = read_commits(store, plans)
     done = {(commit.generation, commit.shard) for commit in commits}
     planned = {(plan.generation, number): shard for plan in plans for number, shard in enumerate(plan.shards)}

@@ -60,7 +60,6 @@ def summarise(dataset: Dataset) -> Info:
             arrays[row.frames.array] = arrays.get(row.frames.array, 0) + row.frames.length
     flow_bytes = sum(row.flow_bytes for row in good)
     sampled = sum(row.sampled_fields for row in good)
-    planned = sum(len(plan.shards) for plan in dataset.plans)
     return Info(
         path=str(dataset.path),
         videos=len(rows),
@@ -77,7 +76,7 @@ def summarise(dataset: Dataset) -> Info:
         added_epe_max=max((row.added_epe_max for row in good), default=0.0),
         sampled_fields=sampled,
         arrays=dict(sorted(arrays.items())),
-        unfinished_shards=planned - len(dataset.commits),
+        unfinished_shards=dataset.unfinished_shards,
         settings=dataset.settings.to_json(),
         versions=dataset.commits[-1].versions if dataset.commits else {},
         settings_fingerprint=dataset.settings.fingerprint(),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flowprep.errors import FlowprepError, RefusedError, Verdict
 from flowprep.store import layout
-from flowprep.store.commits import state_of, state_written
+from flowprep.store.commits import CONTINUE, state_of, state_written
 from flowprep.store.finalise import metadata_faults
 from flowprep.store.nfs import patiently
 from flowprep.store.plans import planned_videos
@@ -31,7 +31,7 @@ class Report:
     rows_read: int = 0
     faults: list[str] = field(default_factory=list)
     unfinished: str = ""  # what is still to do, in a sentence: no fault, the extract command does it
-    damaged_commits: set[str] = field(default_factory=set)  # records whose files are not as they were committed
+    damaged_commits: set[str] = field(default_factory=set)  # records that are damaged, or whose files are
 
     @property
     def clean(self) -> bool:
@@ -47,12 +47,14 @@ def verify(dataset: Dataset, *, full: bool = False, step: Callable[[str], None] 
     full: decode every stored row; otherwise the first, middle and last of each video.
     step: called with a line of text from time to time.
     """
-    report = Report(videos=len(dataset.videos))
+    report = Report(videos=len(dataset.videos), unfinished=unfinished(dataset))
+    report.faults += dataset.broken.values()
+    report.damaged_commits |= {layout.commit_key(*item) for item in dataset.broken}
     report.faults += _conservation(dataset, report)
     report.faults += _settings(dataset)
     report.faults += _checksums(dataset, report, step)
     report.faults += _placements(dataset)
-    if not report.unfinished:
+    if not report.unfinished and not dataset.broken:
         report.faults += _metadata(dataset, report)
     for number, row in enumerate(dataset.videos):
         if row.row.verdict is Verdict.OK:
@@ -62,15 +64,15 @@ def verify(dataset: Dataset, *, full: bool = False, step: Callable[[str], None] 
     return report
 
 
+def unfinished(dataset: Dataset) -> str:
+    """How much is still to do, in a sentence; "" if nothing is."""
+    left, planned = dataset.unfinished_shards, sum(len(plan.shards) for plan in dataset.plans)
+    return f"{left:,} of {planned:,} shards are not committed, it is not finished: {CONTINUE}" if left else ""
+
+
 def _conservation(dataset: Dataset, report: Report) -> Iterator[str]:
     """planned = ok + every other status, each committed shard accounting for exactly its own videos."""
-    done = {(commit.generation, commit.shard) for commit in dataset.commits}
     planned = {(plan.generation, k): item for plan in dataset.plans for k, item in enumerate(plan.shards)}
-    if missing := len(planned.keys() - done):
-        report.unfinished = (
-            f"{missing} of {len(planned)} shards are not committed: the extraction is not finished; "
-            "run its command again."
-        )
     for commit in dataset.commits:
         shard = planned.get((commit.generation, commit.shard))
         name = f"commit {commit.generation}.{commit.shard:05d}"
@@ -79,7 +81,7 @@ def _conservation(dataset: Dataset, report: Report) -> Iterator[str]:
         elif sorted(video.id for video in shard.videos) != sorted(row.id for row in commit.rows):
             yield f"{name} does not account for exactly the videos planned for it."
     for id in planned_videos(dataset.plans).keys() - {row.id for row in dataset.videos}:
-        if not report.unfinished:
+        if not report.unfinished and not dataset.broken:
             yield f"{id}: planned, but has no ledger row."
 
 
@@ -91,8 +93,7 @@ def _metadata(dataset: Dataset, report: Report) -> list[str]:
         return [str(error)]
     if written != state_of(len(dataset.plans), len(dataset.commits)):
         report.unfinished = (
-            "zarr.json is missing or older than the commit records: the extraction was stopped before its end; "
-            "run its command again."
+            f"zarr.json is missing or older than the commit records, it was stopped before its end: {CONTINUE}"
         )
         return []
     return list(dict.fromkeys(metadata_faults(dataset.store, dataset.plans, dataset.commits)))
@@ -110,8 +111,9 @@ def _checksums(dataset: Dataset, report: Report, step: Callable[[str], None]) ->
             report.files += 1
             report.bytes += item.bytes
             if fault := _checksum_fault(dataset.store.path(item.key), item):
-                report.damaged_commits.add(layout.commit_key(commit.generation, commit.shard))
-                yield fault
+                record = layout.commit_key(commit.generation, commit.shard)
+                report.damaged_commits.add(record)
+                yield f"{item.key}: {fault}; its commit record is {record}."
             if report.files % 500 == 0:
                 step(f"checked {report.files:,} files, {report.bytes / 1e9:.1f} GB")
 
@@ -120,16 +122,16 @@ def _checksum_fault(path: Path, item: StoredFile) -> str:
     try:
         size = patiently(path.stat).st_size
         if size != item.bytes:
-            return f"{item.key}: {size} bytes, {item.bytes} were committed."
+            return f"{size} bytes, {item.bytes} were committed"
         digest = hashlib.sha256()
         with patiently(lambda: path.open("rb")) as file:
             while data := file.read(CHUNK):
                 digest.update(data)
-        return "" if digest.hexdigest() == item.sha256 else f"{item.key}: its checksum is wrong."
+        return "" if digest.hexdigest() == item.sha256 else "its checksum is wrong"
     except FileNotFoundError:
-        return f"{item.key}: missing."
+        return "missing"
     except OSError as error:
-        return f"{item.key}: cannot be read ({error.strerror})."
+        return f"cannot be read ({error.strerror})"
 
 
 def _placements(dataset: Dataset) -> Iterator[str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import os
 import re
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,7 +59,7 @@ class Request:
 class Job:
     """An array of tasks that share the shards of one dataset."""
 
-    name: str  # of the dataset, in letters, digits, "-" and "_"
+    name: str  # of the dataset, in letters, digits, ".", "-" and "_"; of a later submission with its number
     config: ExtractConfig
     folder: Path  # where the job's files go
     tasks: int
@@ -79,13 +82,19 @@ class Cluster(Protocol):
         """RefusedError where the program that takes jobs is missing."""
 
     def files(self, job: Job) -> dict[str, str]:
-        """The job as files: name -> text. The last one is what is handed over."""
+        """The job as files: name -> text."""
 
-    def submit(self, path: Path) -> str:
-        """Hand the file over; what the job is called there."""
+    def has(self, job: Job) -> bool:
+        """Whether there is a job, waiting, running or finished, that one of this name would take the place of."""
 
-    def command(self, path: Path) -> str:
+    def submit(self, job: Job) -> str:
+        """Hand the written job over; what it is called there."""
+
+    def command(self, job: Job) -> str:
         """What one would type to hand it over."""
+
+    def by_hand(self, job: Job) -> str:
+        """What has to be typed once the job is submitted, so that it can work; "" = nothing."""
 
 
 def make_job(config: ExtractConfig, request: Request, folder: Path, pending: int, most_tasks: int) -> Job:
@@ -104,9 +113,9 @@ def make_job(config: ExtractConfig, request: Request, folder: Path, pending: int
             "Each task does many shards; fewer tasks do the same work."
         )
     tasks = request.tasks or min(math.ceil(pending / workers), most_tasks)
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(config.output).stem).strip("-")[:40]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", dataset_name(config.output)).strip("-.")[:40].rstrip("-.")
     return Job(
-        name=stem or "flowprep",
+        name=name or "flowprep",
         config=config,
         folder=folder,
         tasks=tasks,
@@ -119,6 +128,11 @@ def make_job(config: ExtractConfig, request: Request, folder: Path, pending: int
     )
 
 
+def dataset_name(output: str) -> str:
+    """``flow.dis`` for ``out/flow.dis.zarr``, so that another dataset beside it, ``flow.fb.zarr``, has another name."""
+    return Path(output).name.removesuffix(".zarr") or "flowprep"
+
+
 def pipeline(config: ExtractConfig, written_for: str) -> str:
     """The pipeline file of the tasks: every setting, but those that the job decides or that were for one run."""
     import yaml
@@ -129,17 +143,36 @@ def pipeline(config: ExtractConfig, written_for: str) -> str:
     return f'# The settings of {written_for}, all of them; written by "flowprep submit".\n{text}'
 
 
-def write(job: Job, files: dict[str, str]) -> list[tuple[Path, Path | None]]:
-    """Write the files of ``job``: where each is, and what became of one of that name with another text (or None)."""
+def write(job: Job, cluster: Cluster, has: Callable[[Job], bool]) -> tuple[Job, list[tuple[Path, bool]]]:
+    """Write the files of ``job``: the job with its name, and where each file is and whether it is new.
+
+    The name is the first of NAME, NAME-2, NAME-3 ... that no other submission has: no job of the cluster
+    (``has``), and no file with another text, which tasks that wait may read, or somebody has edited.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
-    written: list[tuple[Path, Path | None]] = []
-    for name, text in files.items():
-        path, kept = job.folder / name, None
-        if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
-            kept = path.replace(path.with_name(f"{name}.old"))  # somebody may have edited it
-        path.write_text(text, encoding="utf-8")
-        written.append((path, kept))
-    return written
+    for number in itertools.count(1):
+        named = replace(job, name=f"{job.name}-{number}") if number > 1 else job
+        files = {job.folder / name: text for name, text in cluster.files(named).items()}
+        if all(_is_free(path, text) for path, text in files.items()) and not has(named):
+            try:
+                return named, [(path, _put(path, text)) for path, text in files.items()]
+            except FileExistsError:  # of somebody who submits at the same time
+                continue
+    raise AssertionError("there is always a next number")
+
+
+def _is_free(path: Path, text: str) -> bool:
+    """Whether there is no ``path``, or it has this ``text``."""
+    return not os.path.lexists(path) or (path.is_file() and path.read_bytes() == text.encode())
+
+
+def _put(path: Path, text: str) -> bool:
+    """Write a new file; False if it is there already. Raises FileExistsError if it has another text."""
+    if path.exists() and _is_free(path, text):
+        return False
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+    return True
 
 
 def ask(*command: str) -> str:

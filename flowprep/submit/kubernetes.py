@@ -24,9 +24,11 @@ SETTINGS = "/etc/flowprep"  # folder of the pipeline file in the pods
 
 HEAD = """\
 # Optical flow for {output} with Kubernetes: written by "flowprep submit", made to be read and edited.
-#   kubectl apply -f {path}
-# Needs Kubernetes 1.29 or later. A finished Job stays until "kubectl delete -f" with this file removes it; applied
-# again it then continues, and a pod with nothing left to do ends at once.
+#   {command}
+# The dataset's folder has to be there: one that a node makes would be root's, and no pod could write it.
+# Needs Kubernetes 1.29 or later. A finished Job stays until it is removed; this file, sent again, then continues, and
+# a pod with nothing left to do ends at once.
+#   {remove}
 """
 
 # Comments above the lines with these keys; {...} as in Kubernetes._comments.
@@ -97,43 +99,53 @@ class Kubernetes:
 
     def files(self, job: Job) -> dict[str, str]:
         config, mounts = in_pods(job.config, self.shared)
-        name = f"{job.name}.yaml"
         settings = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": self._metadata(job),
             "data": {"pipeline.yaml": pipeline(config, "the tasks of the Job below")},
         }
-        path = shlex.quote(str(job.folder / name))
         texts = [
-            HEAD.format(output=job.config.output, path=path),
+            HEAD.format(
+                output=job.config.output,
+                command=self.command(job),
+                remove=shlex.join(self._kubectl("delete", "-f", str(_manifest(job)))),
+            ),
             "---\n",
             _dump(settings),
             "---\n",
             _commented(_dump(self._job(job, mounts)), self._comments(job)),
         ]
-        return {name: "".join(texts)}
+        return {_manifest(job).name: "".join(texts)}
 
-    def submit(self, path: Path) -> str:
-        lines = ask("kubectl", "apply", "-f", str(path)).splitlines()
-        name = next((line.split()[0] for line in lines if line.startswith("job.batch/")), "the job")
-        if f"{name} unchanged" in lines:
-            raise RefusedError(
-                f"Kubernetes still has {name}, running or finished. See how it is with kubectl get {name}; "
-                f"to start it anew, first remove it: kubectl delete -f {shlex.quote(str(path))}"
-            )
-        return name
+    def has(self, job: Job) -> bool:
+        names = (f"{kind}/{_name(job)}" for kind in ("job", "configmap"))
+        return bool(ask(*self._kubectl("get", *names, "--ignore-not-found", "--output", "name")))
 
-    def command(self, path: Path) -> str:
-        return shlex.join(["kubectl", "apply", "-f", str(path)])
+    def submit(self, job: Job) -> str:
+        ask(*self._kubectl("create", "-f", str(_manifest(job))))
+        return f"job.batch/{_name(job)}" + (f" in the namespace {self.namespace}" if self.namespace else "")
+
+    def command(self, job: Job) -> str:
+        # Not apply, which would change a Job of this name that is there already.
+        steps = [["mkdir", "-p", job.config.output], self._kubectl("create", "-f", str(_manifest(job)))]
+        return " && ".join(filter(None, [shlex.join(steps[0]), self.by_hand(job), shlex.join(steps[1])]))
+
+    def by_hand(self, job: Job) -> str:
+        """The dataset for the pods, where root submits: they are not root, and could not write what root has made."""
+        user, group = _owner()
+        return "" if os.getuid() == user else shlex.join(["chown", "-R", f"{user}:{group}", job.config.output])
+
+    def _kubectl(self, *arguments: str) -> list[str]:
+        return ["kubectl", *arguments, *(["--namespace", self.namespace] if self.namespace else [])]
 
     def _metadata(self, job: Job) -> dict[str, Any]:
-        name = re.sub(r"[^a-z0-9]+", "-", job.name.lower()).strip("-") or "flowprep"
         place = {"namespace": self.namespace} if self.namespace else {}
-        return {"name": name, **place, "labels": {"app.kubernetes.io/name": "flowprep"}}
+        return {"name": _name(job), **place, "labels": {"app.kubernetes.io/name": "flowprep"}}
 
     def _job(self, job: Job, mounts: Mounts) -> dict[str, Any]:
         metadata = self._metadata(job)
+        user, group = _owner()
         return {
             "apiVersion": "batch/v1",
             "kind": "Job",
@@ -162,8 +174,8 @@ class Kubernetes:
                         "automountServiceAccountToken": False,
                         "securityContext": {
                             "runAsNonRoot": True,
-                            "runAsUser": os.getuid() or USER,
-                            "runAsGroup": os.getgid() or USER,
+                            "runAsUser": user,
+                            "runAsGroup": group,
                             "seccompProfile": {"type": "RuntimeDefault"},
                         },
                         "containers": [self._container(job, mounts)],
@@ -213,6 +225,20 @@ class Kubernetes:
     def _comments(self, job: Job) -> dict[str, str]:
         unit = "GPU" if job.gpus else "cpu"
         return {key: text.format(notice=NOTICE, unit=unit) for key, text in COMMENTS.items()}
+
+
+def _manifest(job: Job) -> Path:
+    return job.folder / f"{job.name}.yaml"
+
+
+def _name(job: Job) -> str:
+    """Of the Job and the ConfigMap: a label of DNS."""
+    return re.sub(r"[^a-z0-9]+", "-", job.name.lower()).strip("-") or "flowprep"
+
+
+def _owner() -> tuple[int, int]:
+    """User and group of the pods."""
+    return os.getuid() or USER, os.getgid() or USER
 
 
 def _on_exit(action: str, *codes: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from flowprep.errors import RefusedError, UsageError
 from flowprep.submit.job import NOTICE, Job, ask, pipeline
+from flowprep.wording import plural
 
 MOST_TASKS = 1001  # SLURM's own MaxArraySize
 RESTARTS = 50
@@ -18,7 +20,7 @@ RESTARTS = 50
 SCRIPT = """\
 #!/bin/bash
 # Optical flow for {output} with SLURM: written by "flowprep submit", made to be read and edited.
-#   sbatch {path}
+#   {command}
 # from the folder that its paths start from. Sent again, it continues; a task with nothing left to do ends at once.
 
 # What squeue shows.
@@ -90,7 +92,7 @@ class Slurm:
     setup: tuple[str, ...] = ()  # lines of the shell
 
     def __post_init__(self) -> None:
-        if self.time and not re.fullmatch(r"[0-9]+|([0-9]+-)?[0-9]+(:[0-9]+){0,2}", self.time):
+        if self.time and minutes(self.time) is None:
             raise UsageError(f"--time {self.time!r}: give hours:minutes:seconds, as 4:00:00, or days-hours, as 2-12.")
         for name in ("partition", "account", "qos"):
             if not re.fullmatch(r"[\w.,@+-]*", value := getattr(self, name), re.ASCII):
@@ -105,7 +107,14 @@ class Slurm:
             found = re.search(r"^MaxArraySize\s*=\s*([0-9]+)", ask("scontrol", "show", "config"), re.M)
         except RefusedError:  # sbatch will say what is wrong
             return MOST_TASKS
-        return int(found[1]) if found else MOST_TASKS
+        most = int(found[1]) if found else MOST_TASKS
+        if not most:
+            raise RefusedError(
+                "This SLURM takes no job arrays (MaxArraySize is 0 in its configuration), which flowprep submit is "
+                "made of. Ask who runs it, or send a script of your own for one task, with the line: "
+                "flowprep extract SOURCE OUT.zarr --executor batch --task 0/1"
+            )
+        return most
 
     def check(self) -> None:
         if not shutil.which("sbatch"):
@@ -115,12 +124,13 @@ class Slurm:
             )
 
     def files(self, job: Job) -> dict[str, str]:
-        settings, script = f"{job.name}.yaml", f"{job.name}.sbatch"
+        self._refuse_too_short(job.grace)
+        settings, script = f"{job.name}.yaml", _script(job).name
         return {
             settings: pipeline(job.config, f"the tasks of {script}"),
             script: SCRIPT.format(
                 output=job.config.output,
-                path=shlex.quote(str(job.folder / script)),
+                command=self.command(job),
                 name=job.name,
                 last=job.tasks - 1,
                 at_once=f"%{job.at_once}" if job.at_once else "",
@@ -142,12 +152,47 @@ class Slurm:
             ),
         }
 
-    def submit(self, path: Path) -> str:
-        number = ask("sbatch", "--parsable", str(path)).split(";")[0]
+    def has(self, job: Job) -> bool:  # noqa: ARG002 - jobs of SLURM have numbers: none takes the place of another
+        return False
+
+    def submit(self, job: Job) -> str:
+        number = ask("sbatch", "--parsable", str(_script(job))).split(";")[0]
         return f"job {number}"
 
-    def command(self, path: Path) -> str:
-        return shlex.join(["sbatch", str(path)])
+    def command(self, job: Job) -> str:
+        return shlex.join(["sbatch", str(_script(job))])
+
+    def by_hand(self, job: Job) -> str:  # noqa: ARG002 - the signature is that of Cluster
+        return ""
+
+    def _refuse_too_short(self, grace: int) -> None:
+        """UsageError for a time in which a task would be told to stop as it starts."""
+        limit = minutes(self.time) if self.time else None
+        if limit is None or limit * 60 > grace + NOTICE:
+            return
+        if not limit:
+            raise UsageError(f"--time {self.time} is no limit at all to SLURM: leave it out for the partition's own.")
+        hours = {0: f"{self.time}:00:00", 1: f"{self.time}:00"}.get(self.time.count(":"))
+        meant = f"; hours are written {hours}" if hours and "-" not in self.time else ""
+        raise UsageError(
+            f"--time {self.time} is {plural(limit, 'minute')} to SLURM{meant}. "
+            f"Give more than the {grace} s of --grace and {NOTICE} s to leave."
+        )
+
+
+def minutes(time: str) -> int | None:
+    """What SLURM makes of ``time``, one of the formats of sbatch(1); it rounds up. 0 = no limit; None = no time."""
+    days, dash, rest = time.rpartition("-")
+    parts = rest.split(":")
+    if len(parts) > 3 or not all(re.fullmatch("[0-9]{1,9}", part) for part in [*parts, *([days] if dash else [])]):
+        return None
+    units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
+    seconds = sum(int(part) * unit for part, unit in zip(parts, units, strict=False))
+    return math.ceil((int(days or 0) * 86400 + seconds) / 60)
+
+
+def _script(job: Job) -> Path:
+    return job.folder / f"{job.name}.sbatch"
 
 
 def _directive(name: str, value: str, example: str = "NAME") -> str:

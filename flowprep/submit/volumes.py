@@ -39,7 +39,12 @@ def volumes(claims: Sequence[str], host_paths: Sequence[str]) -> tuple[Volume, .
         claim, _, folder = text.partition("=")
         if not folder or not re.fullmatch(NAME, claim):
             raise UsageError(f"--claim {text!r}: give NAME=FOLDER, the claim and where it is mounted on this machine.")
+        if not Path(folder).is_dir():
+            raise UsageError(f"--claim {text}: there is no folder {folder}. Give that where the claim is mounted here.")
         found.append(Volume(Path(folder).resolve(), claim))
+    for folder in host_paths:
+        if not Path(folder).is_dir():
+            raise UsageError(f"--host-path {folder}: there is no such folder on this machine.")
     return (*found, *(Volume(Path(folder).resolve()) for folder in host_paths))
 
 

@@ -90,7 +90,7 @@ def verdicts(dataset: Path) -> dict[str, str]:
     return {row.id: str(row.verdict) for row in rows}
 
 
-def soak(bench: Bench, folder: Path, seed: int) -> tuple[int, float]:
+def soak(bench: Bench, folder: Path, seed: int, mean: float) -> tuple[int, float]:
     """One run under kills, a third of its shards worked on by a batch task as well: kills, seconds."""
     out = folder / f"soak{seed}.zarr"
     chance = random.Random(seed)
@@ -104,7 +104,7 @@ def soak(bench: Bench, folder: Path, seed: int) -> tuple[int, float]:
         double = start(
             "extract", bench.videos, out, *RUN, "--executor", "batch", "--task", "0/3", "--workers", "1", env=bench.env
         )
-        kills = kill_some(cluster, run, chance, MEAN)
+        kills = kill_some(cluster, run, chance, mean)
         seconds = time.monotonic() - begun
         assert run.wait() == 0, log.read_text()
         assert double.wait(timeout=120) == 0
@@ -125,7 +125,7 @@ def test_the_clean_run_blames_the_poison_alone(small: Bench) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_nothing_is_lost_when_workers_die(small: Bench, tmp_path: Path, seed: int) -> None:
-    kills, _ = soak(small, tmp_path, seed)
+    kills, _ = soak(small, tmp_path, seed, MEAN / 2)
     assert kills >= 3
 
 
@@ -133,7 +133,7 @@ def test_nothing_is_lost_when_workers_die(small: Bench, tmp_path: Path, seed: in
 @pytest.mark.timeout(3600)
 def test_soak(large: Bench, tmp_path: Path, figure: Callable[[str, str], None]) -> None:
     assert sum(verdict == "timeout" for verdict in verdicts(large.clean).values()) == len(HANG)
-    runs = [soak(large, tmp_path, seed) for seed in range(5)]
+    runs = [soak(large, tmp_path, seed, MEAN) for seed in range(5)]
     kills = sum(count for count, _ in runs)
     slowest = max(seconds for _, seconds in runs) / large.seconds
     assert kills >= 50
