@@ -38,6 +38,8 @@ from flowprep.errors import RefusedError, StoreError, UnfinishedError, Verdict, 
 from flowprep.types import LedgerRow, Probe
 
 START_SECONDS = 120.0  # for a child to import its libraries, on a slow or busy disk
+POLL = 0.2  # s between two looks at a child that says nothing
+AWAY = 2.0  # s from one look to the next that only a suspended process takes
 VIDEOS_PER_CHILD = 500  # then a fresh one: a slow leak in a decoder must not add up
 STRIKES = 2  # tries before a crash, a hang or a want of memory is the video's own fault
 KILLS = 6  # tries before SIGKILL is: it mostly comes from outside (a person, a job manager, the kernel short of memory)
@@ -201,20 +203,26 @@ class Sandbox:
         """The next line of the child, waited for at most ``seconds``."""
         assert self._process and self._process.stdout
         handle = self._process.stdout.fileno()
-        deadline = time.monotonic() + seconds
+        looked = time.monotonic()
+        deadline = looked + seconds
         while b"\n" not in self._buffer:
             if STOP.is_set():
                 self.close()
                 raise UnfinishedError("stopped")
-            if self._gpu and _resident_mib(self._process.pid) > self.limits.memory_mib:
-                raise ChildError(Verdict.MEMORY, OVER_MEMORY)
-            if time.monotonic() > deadline:
-                raise ChildError(Verdict.TIMEOUT, f"no new frame for {seconds:.0f} s (limit: --stall-seconds)")
-            if select.select([handle], [], [], 0.2)[0]:
+            if select.select([handle], [], [], POLL)[0]:
                 data = os.read(handle, 1 << 20)
                 if not data:
                     raise self._death()
                 self._buffer += data
+                continue
+            now = time.monotonic()
+            if now > looked + AWAY:
+                deadline += now - looked  # a job that was suspended, as a whole: nobody was silent
+            looked = now
+            if self._gpu and _resident_mib(self._process.pid) > self.limits.memory_mib:
+                raise ChildError(Verdict.MEMORY, OVER_MEMORY)
+            if now > deadline:
+                raise ChildError(Verdict.TIMEOUT, f"no new frame for {seconds:.0f} s (limit: --stall-seconds)")
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer

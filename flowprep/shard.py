@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from flowprep import __version__, flow
 from flowprep.devices import next_gpu
-from flowprep.errors import RefusedError, StoreError, Verdict
+from flowprep.errors import RefusedError, StoreError, UnfinishedError, Verdict
 from flowprep.extract import read_row_file
 from flowprep.plan import BLOCK, Allocator, Plan
-from flowprep.sandbox import Limits, Sandbox
+from flowprep.sandbox import STOP, Limits, Sandbox
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore, store_error
 from flowprep.store.commits import Commit, committed_shards, tally
@@ -96,6 +96,8 @@ def _extract_shard(work: Work, shard: int) -> ShardResult:
                 row = _extract_video(video, root, plan, work.limits, folder)
                 if row.verdict is Verdict.OK:
                     row = blocks.add(row, folder)
+            if row.verdict is Verdict.MISSING and video.size >= 0:
+                _check_root(root)  # it was there: it alone is gone, or all are
             rows.append(row)
             listener.video(row)
         files = blocks.finish()
@@ -118,7 +120,7 @@ def publish(store: LocalStore, commit: Commit, files: list[tuple[StoredFile, Pat
     """Put the finished ``files`` at their final keys, then the commit record that makes them true."""
     key = layout.commit_key(commit.generation, commit.shard)
     # One try at a time: none may replace a file that another is about to commit.
-    with store.exclusive(layout.shard_name(commit.generation, commit.shard)):
+    with store.exclusive(layout.shard_name(commit.generation, commit.shard), give_up):
         if store.exists(key):
             return _result(Commit.from_bytes(store.get(key), key), "lost race")
         for item, path in files:
@@ -128,6 +130,12 @@ def publish(store: LocalStore, commit: Commit, files: list[tuple[StoredFile, Pat
         if not store.put_new_bytes(key, commit.to_bytes()):
             return _result(Commit.from_bytes(store.get(key), key), "lost race")
     return _result(commit, "committed")
+
+
+def give_up() -> None:
+    """While waiting for a lock: raises UnfinishedError once this process was told to stop."""
+    if STOP.is_set():
+        raise UnfinishedError("stopped")
 
 
 def pending(store: LocalStore, plan: Plan) -> list[int]:
@@ -162,6 +170,8 @@ def _extract_video(video: Video, root: Path, plan: Plan, limits: Limits, folder:
     chosen = plan.settings.flow
     needed = (limits, chosen.method, chosen.backend)
     if getattr(_thread, "needed", None) != needed:
+        if hasattr(_thread, "sandbox"):
+            _thread.sandbox.close()  # of a run with other limits, on a worker that serves several
         gpu = next_gpu() if flow.find(chosen.method, chosen.backend).gpu else ""
         _thread.sandbox, _thread.needed = Sandbox(limits, gpu), needed
     box: Sandbox = _thread.sandbox
@@ -285,5 +295,6 @@ def _result(commit: Commit, outcome: str) -> ShardResult:
         fields=sum(row.flow.length for row in commit.rows if row.flow),
         bytes=sum(item.bytes for item in commit.files),
         seconds=commit.seconds,
+        failures=tuple(row for row in commit.rows if row.verdict is not Verdict.OK),
         outcome=outcome,
     )

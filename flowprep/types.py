@@ -137,4 +137,5 @@ class ShardResult:
     fields: int
     bytes: int
     seconds: float  # wall time
+    failures: tuple[LedgerRow, ...] = ()  # rows that are not ok
     outcome: str = "committed"  # "committed" | "already done" | "lost race"

@@ -92,7 +92,7 @@ def finish(out: Path, _videos: int) -> None:
         (out / layout.commit_key(0, number)).write_bytes(commit.to_bytes())
     state = {"attributes": {"flowprep": {"state": state_of(1, len(plan.shards))}}}
     (out / "zarr.json").write_text(json.dumps(state))
-    write_digest(store, make_digest(1, commits))
+    write_digest(store, make_digest(store, 1, commits))
 
 
 def keys_of(shard: Shard) -> list[str]:

@@ -118,6 +118,10 @@ class Slurm:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
+    def said(self) -> str:
+        """What the controller has written into its log: starts, ends and why jobs were queued again."""
+        return (self.folder / "slurmctld.out").read_text(errors="replace")
+
     def jobs(self, form: str = "%T") -> list[str]:
         """One text for each job that has not ended, array elements apart, in a format of squeue."""
         return self.ask("squeue", "--noheader", "--array", "--format", form).splitlines()

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import flowprep
-from flowprep.cli import main
 from flowprep.config import fingerprint
-from flowprep.errors import ExitCode, RefusedError, Verdict
+from flowprep.errors import RefusedError, Verdict
 from flowprep.plan import Plan
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
-from flowprep.store.commits import Commit, read_commits, repair_advice
-from flowprep.store.plans import read_plans
-from flowprep.store.reader import Dataset
+from flowprep.store.commits import Commit, read_commits
 from flowprep.store.verify import Report, verify
 from flowprep.types import LedgerRow, Placement, StoredFile
 from tests.in_process import CLIP, SETTINGS, make_dataset, write_clips
@@ -126,51 +122,6 @@ def test_a_missing_commit(out: Path) -> None:
         "1 of 2 shards are not committed, it is not finished: unless it is at work or its job waits in a queue, "
         "run the extract or submit command again."
     )
-
-
-@pytest.mark.parametrize("how", ["damaged commit record", "copied or renamed"])
-def test_a_damaged_commit_is_one_fault_among_others(out: Path, how: str) -> None:
-    """It says what to do, and the other records are checked all the same."""
-    other = next(item.key for item in Commit.from_bytes((out / layout.commit_key(0, 0)).read_bytes(), "").files)
-    flip(out / other, 0)
-    (out / COMMIT).write_bytes(b"{}" if how.startswith("damaged") else (out / layout.commit_key(0, 0)).read_bytes())
-    report = verify(Dataset(out, lenient=True))
-    first, *others = report.faults
-    assert first.startswith(f"{out / COMMIT}: ") and how in first
-    assert first.endswith("Delete it and run the extract command again: its shard is made anew.")
-    assert f"{other}: its checksum is wrong; its commit record is {layout.commit_key(0, 0)}." in others
-    assert report.damaged_commits == {COMMIT, layout.commit_key(0, 0)} and not report.unfinished
-    assert not [fault for fault in others if other not in fault and "decode" not in fault and "JPEG" not in fault]
-
-
-def test_all_damaged_commits_can_be_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """However many they are; one left out would stop the next run."""
-    videos = write_clips(tmp_path / "videos")
-    out = make_dataset(tmp_path / "out.zarr", tmp_path / "videos", videos, per_shard=1)
-    keys = sorted(layout.commit_key(0, shard) for shard, _ in enumerate(read_plans(LocalStore(out))[0].shards))
-    files = {key: [item.key for item in Commit.from_bytes((out / key).read_bytes(), key).files] for key in keys}
-    for name in (name for names in files.values() for name in names):
-        flip(out / name, 0)
-    with_files = [key for key in keys if files[key]]
-    assert len([name for names in files.values() for name in names]) > 50, "more than are shown as faults"
-    for option in ((), ("--full",)):
-        assert run("verify", str(out), *option) == ExitCode.REFUSED
-        words = capsys.readouterr().out
-        assert [line.removeprefix("DAMAGED  ") for line in words.splitlines() if "DAMAGED  " in line] == with_files
-        assert f"Next: in {out}, delete {len(with_files)} commit records and run the extract command" in words
-    assert "flowprep verify names every one" in repair_advice([str(k) for k in range(11)])
-    assert "flowprep verify" not in repair_advice([str(k) for k in range(10)])
-
-
-def run(*arguments: str) -> int:
-    """Exit code of a flowprep command, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["flowprep", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
 
 
 def test_rows_claimed_twice(out: Path) -> None:
@@ -327,18 +278,6 @@ def test_another_format_is_named(out: Path) -> None:
         flowprep.open(out)
 
 
-@pytest.mark.parametrize("name", ["status", "verify", "info", "verify --gc", "verify --sources", "extract"])
-def test_a_plan_that_is_missing_is_damage(
-    whole: Path, out: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (out / PLAN).unlink()
-    word, *options = name.split()
-    source = [str(whole.parent / "videos")] if word == "extract" else []
-    assert run(word, *source, str(out), *options) == ExitCode.REFUSED
-    said = capsys.readouterr().err
-    assert f"{out / PLAN}: damaged: missing" in said and "from a copy of the dataset" in said
-
-
 def test_records_under_another_name_are_refused(out: Path) -> None:
     shutil.copy(out / COMMIT, out / layout.commit_key(0, 0))
     with pytest.raises(RefusedError, match="0.00000.json: this is the record of another shard, copied or renamed"):
@@ -418,31 +357,3 @@ def test_reading_what_is_damaged_names_the_file(out: Path, kind: str, damage: Ca
             damage(path)
     with pytest.raises(RefusedError, match=f"{out}/{kind}/c/"):
         dataset.frames(CLIP) if kind.startswith("frames") else dataset.flow(CLIP)
-
-
-# --- the command line ---
-
-
-@pytest.mark.parametrize(
-    ("damage", "code", "words"),
-    [
-        (Path.exists, ExitCode.OK, "clean"),
-        (lambda out: (out / COMMIT).unlink(), ExitCode.UNFINISHED, "UNFINISHED  1 of 2 shards"),
-        (lambda out: flip(block(out, "flow_48x64"), 0), ExitCode.REFUSED, "FAULT  flow_48x64/c/"),
-        (lambda out: (out / COMMIT).write_bytes(b"{}"), ExitCode.REFUSED, "damaged commit record"),
-        (lambda out: (out / PLAN).write_bytes(b"{}"), ExitCode.REFUSED, "damaged plan"),
-        (lambda out: shutil.rmtree(out / ".flowprep"), ExitCode.USAGE, "is not a flowprep dataset"),
-    ],
-    ids=["whole", "unfinished", "a block", "a commit", "the plan", "all records"],
-)
-def test_the_exit_code_says_so(
-    out: Path,
-    damage: Callable[[Path], Any],
-    code: int,
-    words: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    damage(out)
-    assert run("verify", str(out)) == code
-    said = "".join(capsys.readouterr())
-    assert words in said and "Traceback" not in said

@@ -7,9 +7,10 @@ tests allow for them, the targets of the long one are for a machine at rest.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -93,10 +94,17 @@ def test_a_finished_run_reads_no_commit(datasets: dict[int, Path], monkeypatch: 
         read_commits(LocalStore(datasets[1250]))
 
 
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is not kept: hundreds of thousands of files take long to remove later, when it is unexpected."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
 @pytest.mark.system
 @pytest.mark.timeout(900)
-def test_three_hundred_thousand_videos(tmp_path: Path, figure: Callable[[str, str], None]) -> None:
-    out = tmp_path / "out.zarr"
+def test_three_hundred_thousand_videos(room: Path, figure: Callable[[str, str], None]) -> None:
+    out = room / "out.zarr"
     in_a_process("films", out, MANY)
     made = in_a_process("make", out, MANY)
     in_a_process("finish", out, MANY)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flowprep.submit.slurm import minutes
 from flowprep.synthetic import write_demo_videos
 from tests.command import await_, flowprep, stored_files
 from tests.slurm_rig import Slurm, missing, slurm
@@ -68,6 +69,14 @@ class Array:
         found = re.search(rf"\b{key}=(\S+)", shown)
         return found[1] if found else ""
 
+    def runs_on(self, node: str) -> bool:
+        return f"{self.number} RUNNING {node}" in self.cluster.jobs("%F %T %N")
+
+    def queued_again(self, why: str) -> int:
+        """How often SLURM has queued a task again and said ``why``, with {} for its name."""
+        task = rf"{self.number}_\d+\(\d+\)"
+        return len(re.findall(why.format(task), self.cluster.said()))
+
     def is_like(self, local: Path) -> None:
         """Whole, and byte for byte what ``flowprep extract`` makes on one machine."""
         done = flowprep("extract", *self.arguments[:1], local, *METHOD, env={**self.env, "PAUSE": "0"})
@@ -89,6 +98,20 @@ def test_an_array_and_a_finished_task_that_is_queued_again(cluster: Slurm, tmp_p
     array.is_like(tmp_path / "local.zarr")
 
 
+def test_times_are_what_slurm_makes_of_them(cluster: Slurm) -> None:
+    for time_ in ("90", "2:00", "2:01", "0:30", "2:00:00", "2:00:01", "1-0", "2-12", "1-2:30", "1-02:30:30", "0:90:0"):
+        number = cluster.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", f"--time={time_}", "--wrap=true")
+        (made,) = cluster.jobs("%l")  # [days-][hours:]minutes:seconds
+        days, _, rest = made.rpartition("-")
+        hours, minute, seconds = f"0:{rest}".split(":")[-3:]
+        assert minutes(time_) == int(days or 0) * 1440 + int(hours) * 60 + int(minute) and seconds == "00", made
+        cluster.ask("scancel", number)
+        cluster.wait_for_the_end()
+    for wrong in ("soon", "1:2:3:4", "1-2:3:4:5", "1:", "1.5", "2h"):
+        assert minutes(wrong) is None
+        assert not cluster.ask("sbatch", "--parsable", "--hold", f"--time={wrong}", "--wrap=true")
+
+
 @pytest.mark.system
 @pytest.mark.timeout(400)
 def test_preempted_out_of_time_and_on_a_node_that_dies(
@@ -100,20 +123,25 @@ def test_preempted_out_of_time_and_on_a_node_that_dies(
     await_(lambda: cluster.jobs() == ["RUNNING"] * 4, "all tasks run")
     await_(lambda: array.commits() >= 4, "each has committed a shard")
 
+    await_(lambda: array.runs_on("n1"), "a task runs on n1")
     cluster.ask(
         "sbatch", "--partition=high", "--nodelist=n1", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 3"
     )
     await_(lambda: "DUE TO PREEMPTION" in array.log(), "the tasks on n1 are preempted")
 
+    await_(lambda: array.runs_on("n2"), "a task runs on n2")
     cluster.kill_node("n2")
     await_(lambda: "down" in cluster.ask("sinfo", "--noheader", "-n", "n2", "-o", "%T"), "SLURM misses n2")
     cluster.start_node("n2")
 
     cluster.wait_for_the_end(200)
     seconds = time.monotonic() - begun
-    restarts = [int(array.task(number, "Restarts")) for number in range(4)]
-    stopped = array.log().count("is queued again")
-    assert all(restarts) and stopped
+    restarts = sum(int(array.task(number, "Restarts")) for number in range(4))
+    preempted = array.queued_again("preempted JobId={} has been requeued to reclaim resources")
+    lost = array.queued_again("requeue job JobId={} due to failure of node n2")
+    out_of_time = array.log().count("is queued again")  # what the script says before it asks for that
+    assert preempted and lost and out_of_time, cluster.said()
+    assert restarts == preempted + lost + out_of_time, cluster.said()
     assert [array.task(number, "JobState") for number in range(4)] == ["COMPLETED"] * 4, array.log()
     array.is_like(tmp_path / "local.zarr")
 
@@ -125,7 +153,7 @@ def test_preempted_out_of_time_and_on_a_node_that_dies(
     assert array.commits() == 24
     figure(
         "R8",
-        f"4 tasks of 24 shards: {sum(restarts)} restarts after preemption, a dead node and {stopped} time limits; same "
-        f"bytes after {seconds:.0f} s; a finished task, queued again, ends in {again:.1f} s",
+        f"4 tasks of 24 shards, queued again {preempted} times when preempted, {lost} when a node died, {out_of_time} "
+        f"when out of time; same bytes after {seconds:.0f} s; a finished task, queued again, ends in {again:.1f} s",
     )
     assert seconds <= 120 and again <= 3

@@ -17,13 +17,11 @@ from flowprep.config import RunConfig, build, read_pipeline
 from flowprep.errors import ExitCode, RefusedError, UsageError
 from flowprep.run.planning import resolve
 from flowprep.store.blobs import LocalStore
-from flowprep.submit import job as submit_job
 from flowprep.submit.slurm import Slurm
 from flowprep.synthetic import write_demo_videos
 from tests.command import flowprep, stored_files
 
 ROOT = Path(__file__).parents[1]
-BASH = str(shutil.which("bash"))
 
 # What pipelines/slurm and pipelines/k8s were written with, where the data lie in /data/ucf101.
 EXAMPLE = ("-c", "pipelines/ucf101.yaml", "--dry-run", "--tasks", "100", "--at-once", "50")
@@ -176,44 +174,9 @@ def test_every_submission_has_files_of_its_own(here: Path, programs: Path) -> No
     ]
 
 
-@pytest.mark.parametrize("name", ["ucf101.sbatch", "ucf101.yaml"])
-def test_what_was_edited_by_hand_is_left_alone(here: Path, name: str) -> None:
-    given = (*EXAMPLE, *SLURM, "--folder", "jobs")
-    submit(*given)
-    (here / "jobs" / name).write_text("mine")
-    before = texts(here / "jobs")
-    assert "Next: sbatch jobs/ucf101-2.sbatch" in submit(*given).output
-    (here / "jobs/ucf101-2.sbatch").write_text("mine, too")
-    assert "Next: sbatch jobs/ucf101-3.sbatch" in submit(*given).output
-    after = texts(here / "jobs")
-    assert {name: after[name] for name in before} == before and after["ucf101-2.sbatch"] == "mine, too"
-    assert len(after) == 6
-
-
-def test_files_written_by_somebody_at_the_same_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name looked free, and then it was not."""
-    (here / "jobs").mkdir()
-    (here / "jobs/ucf101.yaml").write_text("another's")
-    looks = iter([True, True])
-    free = submit_job._is_free
-    monkeypatch.setattr(submit_job, "_is_free", lambda path, text: next(looks, None) or free(path, text))
-    assert "Next: sbatch jobs/ucf101-2.sbatch" in submit(*EXAMPLE, *SLURM, "--folder", "jobs").output
-    assert (here / "jobs/ucf101.yaml").read_text() == "another's"
-
-
-def test_datasets_with_names_that_are_almost_alike(here: Path) -> None:
-    """Neither beside the datasets nor in a folder for all is anything shared."""
-    names = ("flow.dis", "flow.fb", "flow-dis", "flow")
-    for name in names:
-        submit("data/ucf101/videos", f"{name}.zarr", *QUICK, "--to", "slurm", "--dry-run")
-        found = read_pipeline(here / f"{name}-slurm/{name}.yaml")
-        assert found["output"] == f"{name}.zarr"
-        submit("data/ucf101/videos", f"{name}.zarr", *QUICK, "--to", "slurm", "--dry-run", "--folder", "jobs")
-    submit("data/ucf101/videos", "elsewhere/flow.zarr", *QUICK, "--to", "slurm", "--dry-run", "--folder", "jobs")
-    found = {path.stem: read_pipeline(path)["output"] for path in (here / "jobs").glob("*.yaml")}
-    assert found == {name: f"{name}.zarr" for name in names} | {"flow-2": "elsewhere/flow.zarr"}
-    for name in found:
-        assert f"-c jobs/{name}.yaml" in (here / f"jobs/{name}.sbatch").read_text()
+def test_the_folder_has_the_whole_name(here: Path) -> None:
+    submit("data/ucf101/videos", "flow.dis.zarr", *QUICK, "--to", "slurm", "--dry-run")
+    assert read_pipeline(here / "flow.dis-slurm/flow.dis.yaml")["output"] == "flow.dis.zarr"
 
 
 ON_K8S = ("-c", "pipelines/ucf101.yaml", "--to", "k8s", *IMAGE, "--claim", "c=data", *QUICK)
@@ -353,7 +316,7 @@ def test_a_dry_run_says_what_comes_next(here: Path) -> None:
     assert f"1 of 1 shard. Next: {script}.sbatch; when that is done, the same command without --dry-run\n" in told
 
 
-def test_somebody_at_work_is_noticed(here: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_somebody_at_work_is_noticed(here: Path, programs: Path) -> None:
     put(programs / "sbatch", "echo 1")
     given = ("--to", "slurm", "data/ucf101/videos", "flow.zarr", *QUICK)
     note = "Note: somebody has been at work on flow.zarr"

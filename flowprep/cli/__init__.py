@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -92,6 +93,8 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - as long as the process
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # outside of runs, which handle them in their own way
+        signal.signal(number, lambda *_: sys.exit(ExitCode.UNFINISHED))
     try:
         flowprep(standalone_mode=False)
         sys.stdout.flush()

@@ -20,7 +20,7 @@ from flowprep.types import ShardResult
 
 HOW = (
     "Give --task I/N, or start it as an element of a SLURM array or of an Indexed Job of Kubernetes, "
-    "with FLOWPREP_TASKS=N in its environment."
+    "counted from 0, with FLOWPREP_TASKS=N in its environment."
 )
 
 
@@ -58,19 +58,27 @@ def share(text: str, environment: Mapping[str, str] = os.environ) -> Share:
             raise UsageError(f"--task {text!r}: give task/tasks, counted from 0: 0/100 to 99/100.")
         return Share(int(match[1]), int(match[2]))
     index = _number(environment, "JOB_COMPLETION_INDEX")
+    count = _number(environment, "FLOWPREP_TASKS")
     if index is None:
         index = _number(environment, "SLURM_ARRAY_TASK_ID")
-    count = _number(environment, "FLOWPREP_TASKS")
+        whole = _whole_array(environment)
+        if None not in (count, whole) and count != whole:
+            raise UsageError(f"FLOWPREP_TASKS={count}, but SLURM's array has {whole} tasks: unset it, or correct it.")
+        count = count or whole
+    if index is None:
+        raise UsageError(f"--executor batch: which task this is, is not known. {HOW}")
     if count is None:
-        # A part of an array (--array=3,7) cannot tell how many tasks there were: only the whole, from 0, can.
-        highest = _number(environment, "SLURM_ARRAY_TASK_MAX")
-        whole = _number(environment, "SLURM_ARRAY_TASK_COUNT")
-        count = whole if highest is not None and whole == highest + 1 else None
-    if index is None or count is None:
-        raise UsageError(f"--executor batch: neither which task this is nor of how many is known. {HOW}")
+        raise UsageError(f"--executor batch: this is task {index}, of how many is not known. {HOW}")
     if index >= count:
-        raise UsageError(f"--executor batch: this is task {index}, but FLOWPREP_TASKS says that there are {count}.")
+        raise UsageError(f"--executor batch: this is task {index}, counted from 0, but there are {count}. {HOW}")
     return Share(index, count)
+
+
+def _whole_array(environment: Mapping[str, str]) -> int | None:
+    """Tasks of SLURM's array, if it is a whole one from 0 on: a part (--array=3,7) cannot tell how many there were."""
+    highest = _number(environment, "SLURM_ARRAY_TASK_MAX")
+    count = _number(environment, "SLURM_ARRAY_TASK_COUNT")
+    return count if highest is not None and count == highest + 1 else None
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

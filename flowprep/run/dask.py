@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 import queue
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import dask
@@ -31,6 +31,7 @@ from flowprep.config import ClusterConfig
 from flowprep.errors import RefusedError, UnfinishedError, UsageError
 from flowprep.run.address import scheduler_address
 from flowprep.run.window import WorkerLostError
+from flowprep.run.workers import Workers, within
 from flowprep.sandbox import STOP, close_all
 from flowprep.shard import Work, extract_shard
 from flowprep.types import ShardResult
@@ -53,19 +54,21 @@ CONFIG = {
 
 LOOPBACK = "127.0.0.1:0"
 CONNECT_SECONDS = 30  # to reach a scheduler
-RESULT_SECONDS = 30  # to fetch a result
-LOOK_SECONDS = 1.0  # between two looks at how many workers there are
-LONELY_SECONDS = 10.0  # without any worker, until that is said, and then six times as long
+ANSWER_SECONDS = 8  # for a scheduler that was reached to answer
+RESULT_SECONDS = 5  # to fetch a result
+FAREWELL_SECONDS = 2
 
 
 class DaskEngine:
     """The driver loop's engine over a Dask client; ``room`` tells how many tasks may be in flight."""
 
-    def __init__(self, client: Client, work: Work, room: Callable[[], int], resources: dict[str, int]) -> None:
+    def __init__(
+        self, client: Client, work: Work, room: Callable[[], int], resources: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         self._client = client
         self._work = work
         self._room = room
-        self._resources = resources
+        self._resources = dict(resources) or None
         self._in_flight: dict[str, tuple[int, Future[ShardResult]]] = {}
         self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -77,9 +80,7 @@ class DaskEngine:
         self._check_scheduler()
         # A key that was used before would silently join the old task.
         key = f"shard-{shard}-{uuid.uuid4().hex}"
-        future = self._client.submit(
-            extract_shard, self._work, shard, key=key, pure=False, resources=self._resources or None
-        )
+        future = self._client.submit(extract_shard, self._work, shard, key=key, pure=False, resources=self._resources)
         self._in_flight[key] = shard, future
         future.add_done_callback(lambda ended: self._done.put(str(ended.key)))
 
@@ -115,8 +116,7 @@ class DaskEngine:
 
     def cancel(self) -> None:
         """Take back what no worker has begun; what is being worked on there still commits by itself."""
-        if self._client.status == "running":
-            self._client.cancel([future for _, future in self._in_flight.values()])
+        self._client.cancel([future for _, future in self._in_flight.values()])
 
 
 class _Courtesy(WorkerPlugin):
@@ -148,7 +148,7 @@ def local_engine(work: Work, workers: int) -> Iterator[DaskEngine]:
         )
         client = Client(cluster)
         try:
-            yield DaskEngine(client, work, lambda: workers, {})
+            yield DaskEngine(client, work, lambda: workers)
         finally:
             STOP.set()  # a thread that still waits for its child gives up, so that the cluster can close
             client.close()
@@ -171,7 +171,10 @@ def cluster_engine(
     _hush()
     with dask.config.set({**CONFIG, "distributed.comm.require-encryption": address.startswith("tls://")}):
         try:
-            client = Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
+            client = within(
+                CONNECT_SECONDS,
+                lambda: Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False),
+            )
         except FatalCommClosedError as error:
             raise RefusedError(
                 f"{address}: its certificate and ours are not of one authority ({error.__cause__}). "
@@ -181,59 +184,26 @@ def cluster_engine(
             raise UnfinishedError(
                 f"No Dask scheduler answers at {address} ({error}): start it, or correct the address (with TLS: tls://)"
             ) from None
-        engine = DaskEngine(client, work, _Room(client, address, most, gpu, say), {"GPU": 1} if gpu else {})
+        workers = Workers(client, address, most, gpu=gpu, say=say)
+        engine = DaskEngine(client, work, workers.room, {"GPU": 1} if gpu else {})
         try:
-            client.register_plugin(_Courtesy())
+            within(ANSWER_SECONDS, workers.look)
+            within(ANSWER_SECONDS, lambda: client.register_plugin(_Courtesy()))
+            workers.start()
             yield engine
-        except CommClosedError:
+        except (CommClosedError, TimeoutError):
             raise UnfinishedError("The scheduler is gone.") from None
-        except ImportError as error:
-            raise RefusedError(f"A worker has no flowprep ({error}): install the same version everywhere.") from None
         finally:
-            engine.cancel()
-            client.close(timeout=2)
+            workers.stop()
+            for farewell in (engine.cancel, client.close):
+                with suppress(OSError, TimeoutError):
+                    within(FAREWELL_SECONDS, farewell, even_if_stopped=True)
 
 
 def _hush() -> None:
     """What goes wrong in Dask is said by us, once."""
     for name in ("distributed", "distributed.client", "distributed.worker", "distributed.scheduler"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-class _Room:
-    """Tasks that may be in flight on a cluster whose workers come and go."""
-
-    def __init__(self, client: Client, address: str, most: int, gpu: bool, say: Callable[[str], None]) -> None:
-        self._client = client
-        self._address = address
-        self._most = most
-        self._gpu = gpu
-        self._say = say
-        self._threads = 0
-        self._looked = float("-inf")
-        self._lonely_since = time.monotonic()
-
-    def __call__(self) -> int:
-        now = time.monotonic()
-        if now > self._looked + LOOK_SECONDS and self._client.status == "running":
-            self._looked = now
-            self._threads = self._count()
-            if self._threads:
-                self._lonely_since = now
-            elif now > self._lonely_since + LONELY_SECONDS:
-                self._lonely_since = now + 5 * LONELY_SECONDS
-                kind = "worker with the resource GPU=1" if self._gpu else "worker"
-                self._say(f"No {kind} is connected to {self._address}; waiting. Ctrl-C ends this run, nothing is lost.")
-        return 2 * (min(self._threads, self._most) if self._most else self._threads)
-
-    def _count(self) -> int:
-        try:
-            workers: Any = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        except (OSError, TimeoutError):
-            return self._threads  # the engine notices a scheduler that is gone
-        if self._gpu:
-            return int(sum(worker["resources"].get("GPU", 0) for worker in workers))
-        return sum(worker["nthreads"] for worker in workers)
 
 
 def _security(config: ClusterConfig, address: str) -> Security:

@@ -25,11 +25,10 @@ from flowprep.run.progress import Progress
 from flowprep.run.signals import Stop, stop_on_signals
 from flowprep.run.window import drive
 from flowprep.sandbox import Limits
-from flowprep.shard import Work
+from flowprep.shard import Work, give_up
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import (
-    Commit,
     committed_shards,
 )
 from flowprep.store.digest import make_digest, write_digest
@@ -79,6 +78,10 @@ class Extraction:
 
     def dry_run(self) -> Expectation:
         """The plan for what is still to do, without writing anything."""
+        with stop_on_signals(self.config.run.grace):
+            return self._dry_run()
+
+    def _dry_run(self) -> Expectation:
         source = self._planner.source()
         plans = self._planner.read()
         if not plans:
@@ -132,9 +135,9 @@ class Extraction:
             )
         started = time.monotonic()
         mine = share(self.config.cluster.task)
-        source = self.config.source
-        root = source_root(Path(source.path), Path(source.root) if source.root else None)
+        self.store.sweep()
         plans = self._planner.read() or self._planner.plans(self._planner.source())
+        root = self._root()
         refuse_other_settings(self.output, plans, self.settings)
         done: list[ShardResult] = []
         for plan in plans:
@@ -143,6 +146,7 @@ class Extraction:
         left = self._planner.pending(plans)
         if not left:
             return self._summary(plans, len(done), started)
+        done = [result for result in done if result.outcome == "committed"]
         verdicts = {str(verdict): sum(result.verdicts.get(verdict, 0) for result in done) for verdict in Verdict}
         return Summary(
             verdicts={verdict: count for verdict, count in verdicts.items() if count},
@@ -154,6 +158,14 @@ class Extraction:
             exit_code=ExitCode.OK,
             shards_left=left,
         )
+
+    def _root(self) -> Path:
+        """Where the videos are now, of a dataset that has a plan. Raises StoreError where they are not."""
+        source = self.config.source
+        try:
+            return source_root(Path(source.path), Path(source.root) if source.root else None)
+        except UsageError as error:
+            raise StoreError(f"{error} It was there when the dataset was planned: is its disk mounted?") from None
 
     def _run_shards(self, plan: Plan, todo: list[int], root: str, stop: Stop) -> list[ShardResult]:
         """Run the shards ``todo`` of ``plan``; what became of each."""
@@ -175,9 +187,8 @@ class Extraction:
 
             def committed(result: ShardResult) -> None:
                 results.append(result)
-                if remote:  # nothing was heard of it before
-                    key = layout.commit_key(result.generation, result.shard)
-                    progress.shard(Commit.from_bytes(self.store.get(key), key))
+                if remote or result.outcome == "already done":  # nothing was heard of it before
+                    progress.shard(result)
 
             shard.listener = progress
             try:
@@ -203,7 +214,9 @@ class Extraction:
 
     @many_objects()
     def _summary(self, plans: list[Plan], shards_run: int, started: float) -> Summary:
-        with self.store.exclusive("finalise"):  # of two runs the later one has read all commits
+        with self.store.exclusive("finalise", give_up):  # of two runs the later one has read all plans and commits
+            if self.store.exists(layout.plan_key(len(plans))):
+                plans = self._planner.read()
             digest = self._planner.digest(plans)
             if digest is None:
                 from flowprep.store.finalise import finalise  # loads zarr: not for a run with nothing to do

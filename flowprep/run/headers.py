@@ -7,7 +7,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from flowprep.sandbox import Limits, Sandbox
+from flowprep.errors import UnfinishedError
+from flowprep.sandbox import STOP, Limits, Sandbox
 from flowprep.types import Probe, Video
 
 
@@ -23,7 +24,7 @@ def probe_all(root: Path, videos: Sequence[Video], limits: Limits, workers: int)
     def work() -> None:
         box = Sandbox(limits)
         try:
-            while True:
+            while not (errors or STOP.is_set()):
                 index = jobs.get_nowait()
                 results[index] = box.probe(root / videos[index].id)
         except queue.Empty:
@@ -40,4 +41,6 @@ def probe_all(root: Path, videos: Sequence[Video], limits: Limits, workers: int)
         thread.join()
     if errors:
         raise errors[0]
+    if STOP.is_set():
+        raise UnfinishedError("stopped")
     return results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from flowprep.run.changes import Changes, refuse_other_settings
 from flowprep.run.expectation import Expectation, expect, used_blocks
 from flowprep.run.headers import probe_all
 from flowprep.sandbox import Limits
+from flowprep.shard import give_up
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import (
@@ -43,6 +45,9 @@ def resolve(config: ExtractConfig) -> Settings:
     parameters = algorithm.parameters_type.of(chosen.method, chosen.parameters, algorithm.backend).to_json()
     full = replace(chosen, backend=algorithm.backend, parameters=parameters)
     return Settings(config.video, full, config.storage, algorithm.engine())
+
+
+PATIENCE = 3.0  # s until a wait is explained
 
 
 class Planner:
@@ -81,7 +86,7 @@ class Planner:
     @many_objects()
     def plans(self, source: Source) -> list[Plan]:
         """The plans of the dataset, the first one made now if there is none; refused if they do not fit ``source``."""
-        with self.store.exclusive("plan"):  # of several processes that start together one plans
+        with self.store.exclusive("plan", self._wait_for_planner()):  # of several that start together one plans
             plans = self.read()
             if not plans:
                 return [self._write(self.expect(source, list(source.videos), 0).plan)]
@@ -94,6 +99,19 @@ class Planner:
         if broken := damaged(self.store, self.commits(plans)):
             raise RefusedError(f"{self.output} is damaged: files are missing or cut short. {repair_advice(broken)}")
         return plans
+
+    def _wait_for_planner(self) -> Callable[[], None]:
+        """What to do while another process plans: say so, once, and give up when told to stop."""
+        begun, said = time.monotonic(), False
+
+        def waiting() -> None:
+            nonlocal said
+            give_up()
+            if not said and time.monotonic() > begun + PATIENCE:
+                said = True
+                self.say(f"Another process plans {self.output}; waiting for it.")
+
+        return waiting
 
     def read(self) -> list[Plan]:
         plans = read_plans(self.store)

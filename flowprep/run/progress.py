@@ -10,8 +10,7 @@ from typing import TextIO
 
 from flowprep.errors import Verdict
 from flowprep.shard import Listener
-from flowprep.store.commits import Commit
-from flowprep.types import LedgerRow
+from flowprep.types import LedgerRow, ShardResult
 
 LIVE_SECONDS = 0.25  # between two states of the live line
 PLAIN_SECONDS = 15.0  # between two plain lines
@@ -54,11 +53,12 @@ class Progress(Listener):
             if row.verdict is not Verdict.OK:
                 self._failures.append(row)
 
-    def shard(self, commit: Commit) -> None:
+    def shard(self, result: ShardResult) -> None:
         """A whole shard is committed, of which nothing was heard before: it ran in another process."""
-        self.fields(sum(row.flow.length for row in commit.rows if row.flow))
-        for row in commit.rows:
-            self.video(row)
+        with self._lock:
+            self._fields += result.fields
+            self._verdicts.update(result.verdicts)
+            self._failures += result.failures
 
     def note(self, text: str) -> None:
         """Say something besides."""

@@ -85,10 +85,10 @@ def drive(
             while not stop.asked and in_flight < engine.room and (shard := next_shard()) is not None:
                 engine.submit(shard)
                 in_flight += 1
-            if stop.expired or (stop.asked and not in_flight):
-                raise UnfinishedError("stopped")
             if not (waiting or later or in_flight):
                 return put_aside
+            if stop.expired or (stop.asked and not in_flight):
+                raise UnfinishedError("stopped")
             ended = engine.next_done(POLL)
             if ended is None:
                 continue

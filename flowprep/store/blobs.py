@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -66,8 +66,10 @@ class BlobStore(ABC):
         """Publish ``source`` as ``key`` in one step, in place of what may be there; ``source`` is gone afterwards."""
 
     @abstractmethod
-    def exclusive(self, name: str) -> AbstractContextManager[None]:
+    def exclusive(self, name: str, waiting: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Only one process at a time is here under the same ``name``; the place is free when its holder is gone.
+
+        ``waiting`` is called every now and then while another is here; what it raises ends the wait.
 
         Where a store has no locks this waits for nobody: :meth:`put_new` alone decides who wins.
         """
@@ -183,11 +185,11 @@ class LocalStore(BlobStore):
             _flush(target.parent)
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
+    def exclusive(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         path = self._inside(f"{LOCKS}/{name}")
         with _store_errors(path):
             _make_folder(path.parent)
-            handle = locked(path)
+            handle = locked(path, waiting)
         try:
             yield
         finally:

@@ -2,8 +2,8 @@
 
 With FLOWPREP_TEST_MARKS, the sandboxed process does what its video's name says, as a hostile file might. ``segv``
 crashes, ``abort`` aborts, ``exit`` leaves, ``hang`` never answers, ``memory`` asks for all there is, ``greedy`` takes
-8 GiB bit by bit, ``killed`` is killed from outside, ``bug`` raises what nobody expects. ``once`` in the name does it
-only the first time.
+8 GiB bit by bit, ``slow`` takes some seconds, ``killed`` is killed from outside, ``bug`` raises what nobody expects.
+``once`` in the name does it only the first time.
 
 With FLOWPREP_TEST_LOG, that file gets a line for each video that is begun.
 
@@ -28,6 +28,7 @@ FAULTS = {
     "hang": lambda: time.sleep(3600),
     "memory": lambda: bytearray(1 << 36),
     "greedy": lambda: [b"x" * (1 << 26) for _ in range(128)],
+    "slow": lambda: [sum(range(10**5)) for _ in range(1000)],
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "bug": lambda: {}["nothing"],
 }
