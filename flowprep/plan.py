@@ -27,6 +27,7 @@ SHARD_SECONDS = (10.0, 240.0)  # work in one shard on one core: short enough to 
 SHARDS_AIMED = 32  # so that a small dataset keeps several workers busy too
 BYTES_PER_FRAME = 5000  # of a compressed file whose header says nothing: for the estimate of work ...
 FEWEST_BYTES_PER_FRAME = 200  # ... and for the rows to reserve
+LOST_PLAN = "Put it back from a copy of the dataset; without one, make the dataset anew, in another folder."
 BLOCK = 2048  # rows of one shard file (flowprep.store.shardfile.SLOTS)
 
 
@@ -127,7 +128,7 @@ class Plan:
                 longest=_natural(tree["longest"]),
             )
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UsageError) as error:
-            raise RefusedError(f"{where}: damaged plan ({error}).") from None
+            raise RefusedError(f"{where}: damaged plan ({error}). {LOST_PLAN}") from None
 
 
 _EMPTY = Shard((), {})

@@ -299,16 +299,17 @@ def test_only_dead_and_old_folders_are_swept(store: LocalStore) -> None:
         time.time() - STALE_SECONDS - 60,
     )
     assert here.startswith(f"{socket.gethostname()}.")
-    swept = [f"{here}-{dead}-0a", "elsewhere-1-0b", f"{here}-{os.getpid()}-0c", "no scheme at all"]
-    old = swept[1:]
+    some = "0a" * 16
+    swept = [f"{here}-{dead}-{some}", f"elsewhere.1-1-{some}", f"{here}-{os.getpid()}-{some}"]
+    old = [*swept[1:], "no scheme at all", f"{here}-99999999999999999999-{some}"]
     kept = [
-        "else-where-1-1a",  # of another machine, and young
-        f"{here}-{os.getpid()}-1b",  # at work
-        f"{socket.gethostname()}.1-{dead}-1e",  # in another container of this machine
-        f"{here}-99999999999999999999-1c",  # no process has such a number
+        *old[2:],  # somebody else's: no process has such a number
+        f"else-where.1-1-{some}",  # of another machine, and young
+        f"{here}-{os.getpid()}-{'1b' * 16}",  # at work
+        f"{socket.gethostname()}.1-{dead}-{some}",  # in another container of this machine
         f"{here}-{dead}",
         "something",
-        "elsewhere-2-1d",  # made long ago, but its files still grow
+        f"elsewhere.2-1-{some}",  # made long ago, but its files still grow
     ]
     for name in swept + kept:
         folder = store.path(SCRATCH) / name / "video"

@@ -67,14 +67,14 @@ def test_a_damaged_commit_is_one_fault_among_others(out: Path, how: str) -> None
     assert first.endswith("Delete it and run the extract command again: its shard is made anew.")
     assert f"{other}: its checksum is wrong; its commit record is {layout.commit_key(0, 0)}." in others
     assert report.damaged_commits == {COMMIT, layout.commit_key(0, 0)} and not report.unfinished
-    assert not [fault for fault in others if other not in fault and "decode" not in fault and "JPEG" not in fault]
+    assert not [fault for fault in others if "ledger row" in fault or "metadata" in fault], "it is no second fault"
 
 
 def test_all_damaged_commits_can_be_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """However many they are; one left out would stop the next run."""
     videos = write_clips(tmp_path / "videos")
     out = make_dataset(tmp_path / "out.zarr", tmp_path / "videos", videos, per_shard=1)
-    keys = sorted(layout.commit_key(0, shard) for shard, _ in enumerate(read_plans(LocalStore(out))[0].shards))
+    keys = [layout.commit_key(0, shard) for shard in range(len(read_plans(LocalStore(out))[0].shards))]
     files = {key: [item.key for item in Commit.from_bytes((out / key).read_bytes(), key).files] for key in keys}
     for name in (name for names in files.values() for name in names):
         flip(out / name)
@@ -106,7 +106,7 @@ def test_a_plan_that_is_missing_is_damage(
     [
         (Path.exists, ExitCode.OK, "clean"),
         (lambda out: (out / COMMIT).unlink(), ExitCode.UNFINISHED, "UNFINISHED  1 of 2 shards"),
-        (lambda out: flip(next((out / "flow_48x64/c").rglob("0/0/0"))), ExitCode.REFUSED, "FAULT  flow_48x64/c/"),
+        (lambda out: flip(next((out / "flow_48x64/c").glob("*/0/0/0"))), ExitCode.REFUSED, "FAULT  flow_48x64/c/"),
         (lambda out: (out / COMMIT).write_bytes(b"{}"), ExitCode.REFUSED, "damaged commit record"),
         (lambda out: (out / PLAN).write_bytes(b"{}"), ExitCode.REFUSED, "damaged plan"),
         (lambda out: shutil.rmtree(out / ".flowprep"), ExitCode.USAGE, "is not a flowprep dataset"),

@@ -114,10 +114,8 @@ class Planner:
         return waiting
 
     def read(self) -> list[Plan]:
-        plans = read_plans(self.store)
-        if not plans and committed_shards(self.store):
-            raise RefusedError(f"{self.output} is damaged: its plan ({layout.plan_key(0)}) is missing.")
-        return plans
+        """The plans that there are."""
+        return read_plans(self.store)
 
     def checked_changes(self, source: Source, plans: list[Plan]) -> Changes:
         refuse_other_settings(self.output, plans, self.settings)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 
 from flowprep.errors import RefusedError, UsageError
-from flowprep.plan import Plan
+from flowprep.plan import LOST_PLAN, Plan
 from flowprep.records import many_objects
 from flowprep.store import layout
 from flowprep.store.blobs import BlobStore, LocalStore
 from flowprep.store.commits import committed_shards
 from flowprep.types import Video
-
-LOST = "Put it back from a copy of the dataset; without one, make the dataset anew, in another folder."
 
 
 def read_plans(store: BlobStore) -> list[Plan]:
@@ -22,7 +20,7 @@ def read_plans(store: BlobStore) -> list[Plan]:
         while store.exists(key := layout.plan_key(len(plans))):
             plans.append(_read(store, len(plans)))
     if not plans and committed_shards(store):
-        raise RefusedError(f"{store.address(key)}: damaged: missing, though there are commit records. {LOST}")
+        raise RefusedError(f"{store.address(key)}: damaged: missing, though there are commit records. {LOST_PLAN}")
     return plans
 
 
@@ -37,13 +35,11 @@ def existing_plans(store: LocalStore) -> list[Plan]:
 
 def _read(store: BlobStore, generation: int) -> Plan:
     key = layout.plan_key(generation)
-    try:
-        plan = Plan.from_bytes(store.get(key), store.address(key))
-    except RefusedError as error:
-        # A plan of another format is whole: what to do about that is said already.
-        raise RefusedError(f"{error} {LOST}" if "damaged plan" in str(error) else str(error)) from None
+    plan = Plan.from_bytes(store.get(key), store.address(key))
     if plan.generation != generation:
-        raise RefusedError(f"{store.address(key)}: this is the plan of another generation, copied or renamed. {LOST}")
+        raise RefusedError(
+            f"{store.address(key)}: this is the plan of another generation, copied or renamed. {LOST_PLAN}"
+        )
     return plan
 
 
