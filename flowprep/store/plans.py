@@ -38,7 +38,7 @@ def _read(store: BlobStore, generation: int) -> Plan:
     plan = Plan.from_bytes(store.get(key), store.address(key))
     if plan.generation != generation:
         raise RefusedError(
-            f"{store.address(key)}: this is the plan of another generation, copied or renamed. {LOST_PLAN}"
+            f"{store.address(key)}: the plan of another generation, copied or renamed. {LOST_PLAN}"
         )
     return plan
 
