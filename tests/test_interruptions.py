@@ -239,3 +239,22 @@ def test_a_worker_of_many_runs_keeps_one_child(videos: Path, tmp_path: Path) -> 
             commit.unlink()
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
     assert done.stdout == "1\n", done.stderr
+
+
+def test_what_is_pending_goes_first_and_what_is_new_is_planned_after_it(videos: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "out.zarr", []
+    flow = FlowConfig("dis", "opencv", parameters={"preset": "ultrafast"})
+
+    def extraction(*, extend: bool = False) -> driver.Extraction:
+        config = ExtractConfig(SourceConfig(str(videos)), str(out), flow=flow, run=RunConfig(workers=1, extend=extend))
+        return driver.Extraction(config, said.append, quiet=True)
+
+    assert extraction().prepare() == (1, 1)
+    shutil.copy(videos / "left/left_00.avi", videos / "left/new.avi")
+    assert extraction(extend=True).prepare() == (1, 1)
+    assert said[-1] == (
+        "Of what was planned before, 6 videos still to do. 1 new or failed video will be planned by the same command "
+        "after that."
+    )
+    assert extraction(extend=True).run().verdicts == {"ok": 7}
+    assert extraction(extend=True).prepare() == (0, 2)

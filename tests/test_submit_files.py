@@ -24,9 +24,17 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 def test_datasets_with_names_that_are_almost_alike(tmp_path: Path) -> None:
-    outputs = ("flow.dis.zarr", "flow.fb.zarr", "flow-dis.zarr", "flow.zarr", "elsewhere/flow.zarr", "flow.zarr.zarr")
+    outputs = (
+        "flow.dis",
+        "flow.fb",
+        "flow.dis.zarr",
+        "flow-dis.zarr",
+        "flow.zarr",
+        "elsewhere/flow.zarr",
+        "flow.zarr.zarr",
+    )
     names = {output: written(output, tmp_path).name for output in outputs}
-    assert list(names.values()) == ["flow.dis", "flow.fb", "flow-dis", "flow", "flow-2", "flow.zarr"]
+    assert list(names.values()) == ["flow.dis", "flow.fb", "flow.dis-2", "flow-dis", "flow", "flow-2", "flow.zarr"]
     assert len(texts(tmp_path)) == 2 * len(outputs)
     for output, name in names.items():
         assert read_pipeline(tmp_path / f"{name}.yaml")["output"] == output

@@ -135,10 +135,11 @@ class Planner:
         videos, described = [video for video in changes.videos if video.id not in waiting], changes.described
         if videos and waiting:
             # Where the rows of a pending shard will lie is not known yet: it may need more blocks than planned.
-            raise RefusedError(
-                f"{self.output}: of what was planned before, {plural(len(waiting), 'video')} still to do. "
-                "Finish that first, without --retry-status and --extend."
+            self.say(
+                f"Of what was planned before, {plural(len(waiting), 'video')} still to do. "
+                f"{plural(len(videos), 'new or failed video')} will be planned by the same command after that."
             )
+            return False
         if videos or described:
             plan = self.expect(source, videos, len(plans)).plan
             plans.append(self._write(replace(plan, described=tuple(described))))

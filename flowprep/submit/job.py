@@ -129,7 +129,7 @@ def make_job(config: ExtractConfig, request: Request, folder: Path, pending: int
 
 
 def dataset_name(output: str) -> str:
-    """``flow.dis`` for ``out/flow.dis.zarr``, so that another dataset beside it, ``flow.fb.zarr``, has another name."""
+    """``flow.dis`` for ``out/flow.dis`` and for ``out/flow.dis.zarr``: only that one ending is none of the name."""
     return Path(output).name.removesuffix(".zarr") or "flowprep"
 
 
