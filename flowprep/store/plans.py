@@ -37,9 +37,7 @@ def _read(store: BlobStore, generation: int) -> Plan:
     key = layout.plan_key(generation)
     plan = Plan.from_bytes(store.get(key), store.address(key))
     if plan.generation != generation:
-        raise RefusedError(
-            f"{store.address(key)}: the plan of another generation, copied or renamed. {LOST_PLAN}"
-        )
+        raise RefusedError(f"{store.address(key)}: the plan of another generation, copied or renamed. {LOST_PLAN}")
     return plan
 
 
