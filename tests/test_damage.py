@@ -283,7 +283,7 @@ def test_records_under_another_name_are_refused(out: Path) -> None:
     with pytest.raises(RefusedError, match="0.00000.json: this is the record of another shard, copied or renamed"):
         flowprep.open(out)
     shutil.copy(out / PLAN, out / layout.plan_key(1))
-    with pytest.raises(RefusedError, match="plan.1.json: this is the plan of another generation, copied or renamed"):
+    with pytest.raises(RefusedError, match="plan.1.json: the plan of another generation, copied or renamed"):
         flowprep.open(out)
 
 
