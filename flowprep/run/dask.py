@@ -54,7 +54,7 @@ CONFIG = {
 
 LOOPBACK = "127.0.0.1:0"
 CONNECT_SECONDS = 30  # to reach a scheduler
-ANSWER_SECONDS = 8  # for a scheduler that was reached to answer
+ANSWER_SECONDS = 8  # for scheduler and workers to answer
 RESULT_SECONDS = 5  # to fetch a result
 FAREWELL_SECONDS = 2
 
@@ -104,10 +104,6 @@ class DaskEngine:
         stopped_there = isinstance(error, UnfinishedError) and not STOP.is_set()
         if error is None or stopped_there or isinstance(error, KilledWorker):
             return shard, WorkerLostError(f"the worker of shard {shard} is gone ({future.status})")
-        if isinstance(error, ImportError) and (error.name or "").startswith("flowprep"):
-            return shard, RefusedError(
-                f"A worker has no flowprep, or another one ({error}): install the same everywhere."
-            )
         return shard, error
 
     def _check_scheduler(self) -> None:
@@ -187,11 +183,11 @@ def cluster_engine(
         workers = Workers(client, address, most, gpu=gpu, say=say)
         engine = DaskEngine(client, work, workers.room, {"GPU": 1} if gpu else {})
         try:
-            within(ANSWER_SECONDS, workers.look)
-            within(ANSWER_SECONDS, lambda: client.register_plugin(_Courtesy()))
             workers.start()
+            with suppress(TimeoutError):  # of a worker that hangs: it is a courtesy, and no reason to wait longer
+                within(ANSWER_SECONDS, lambda: client.register_plugin(_Courtesy()))
             yield engine
-        except (CommClosedError, TimeoutError):
+        except CommClosedError:
             raise UnfinishedError("The scheduler is gone.") from None
         finally:
             workers.stop()

@@ -28,9 +28,6 @@ from flowprep.sandbox import Limits
 from flowprep.shard import Work, give_up
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
-from flowprep.store.commits import (
-    committed_shards,
-)
 from flowprep.store.digest import make_digest, write_digest
 from flowprep.types import LedgerRow, ShardResult
 from flowprep.wording import plural, some
@@ -86,12 +83,9 @@ class Extraction:
         plans = self._planner.read()
         if not plans:
             return self._planner.expect(source, list(source.videos), 0)
-        videos = self._planner.checked_changes(source, plans).videos
-        done = committed_shards(self.store, plans)
-        for plan in plans:
-            for k, item in enumerate(plan.shards):
-                videos += [] if (plan.generation, k) in done else item.videos
-        return self._planner.expect(source, videos, len(plans))
+        waiting = self._planner.pending_videos(plans)
+        videos = {video.id: video for video in [*self._planner.checked_changes(source, plans).videos, *waiting]}
+        return self._planner.expect(source, list(videos.values()), len(plans))
 
     def prepare(self) -> tuple[int, int]:
         """Write the plans that are missing, without running them: how many shards are pending, of how many.

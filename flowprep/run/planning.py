@@ -131,7 +131,9 @@ class Planner:
     def again(self, source: Source, plans: list[Plan]) -> bool:
         """Add a generation to ``plans`` for what is new, changed or to be tried again; False if nothing is."""
         changes = self._changes(source, plans)
-        waiting = self._pending_videos(plans)  # of an earlier time that somebody asked for the same
+        waiting = {
+            video.id for video in self.pending_videos(plans)
+        }  # asked for before
         videos, described = [video for video in changes.videos if video.id not in waiting], changes.described
         if videos and waiting:
             # Where the rows of a pending shard will lie is not known yet: it may need more blocks than planned.
@@ -149,15 +151,16 @@ class Planner:
         self._known = read_commits(self.store, plans, known=self._known)
         return self._known
 
-    def _pending_videos(self, plans: list[Plan]) -> set[str]:
+    def pending_videos(self, plans: list[Plan]) -> list[Video]:
+        """Videos of the shards that are not committed."""
         done = committed_shards(self.store, plans)
-        return {
-            video.id
+        return [
+            video
             for plan in plans
             for number, shard in enumerate(plan.shards)
             if (plan.generation, number) not in done
             for video in shard.videos
-        }
+        ]
 
     def pending(self, plans: list[Plan]) -> int:
         """Shards of all ``plans`` that are not committed."""

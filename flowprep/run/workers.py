@@ -104,7 +104,9 @@ class Workers:
 
     def _keep_looking(self) -> None:
         lonely_since, patience = time.monotonic(), LONELY_SECONDS
-        while not self._ended.wait(LOOK_SECONDS):
+        first = True
+        while not self._ended.wait(0 if first else LOOK_SECONDS):
+            first = False
             try:
                 self.look()
             except RefusedError as error:
