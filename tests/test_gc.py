@@ -235,11 +235,20 @@ def test_the_command(out: Path) -> None:
     assert "0 lock files removed, 0 bytes\n" in said(out, ExitCode.OK, "--gc", "--older-than", "0.5")
 
 
+def test_cleaning_up_and_checking_the_sources_in_one_go(out: Path, moved: Path) -> None:
+    strew(out)
+    words = said(out, ExitCode.OK, "--gc", "--older-than", "0", "--sources", "--root", str(moved))
+    assert "2 scratch folders removed, 10 bytes\n" in words and "as they were extracted" in words
+    next(path for path in sorted(moved.rglob("*")) if path.is_file()).unlink()
+    words = said(out, ExitCode.REFUSED, "--gc", "--sources", "--root", str(moved))
+    assert "0 scratch folders removed, 0 bytes\n" in words and "FAULT" in words
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--gc", "--sources"], "exclude each other"),
-        (["--gc", "--full"], "exclude each other"),
+        (["--gc", "--full"], "--full is for the check of the dataset itself"),
+        (["--sources", "--full"], "--full is for the check of the dataset itself"),
         (["--older-than", "3"], "--older-than is for --gc"),
         (["--gc", "--older-than", "nan"], "--older-than nan: give a number of hours, 0 or more"),
         (["--gc", "--older-than", "inf"], "--older-than inf: give"),

@@ -33,8 +33,8 @@ def command(dataset: str, full: bool, sources: bool, root: str | None, gc: bool,
 
     Exit code 65 if anything is wrong, 75 if it is only unfinished.
     """
-    if full + sources + gc > 1:
-        raise UsageError("--full, --sources and --gc exclude each other: give one of them.")
+    if full and (sources or gc):
+        raise UsageError("--full is for the check of the dataset itself, without --sources and --gc: leave it out.")
     if root is not None and not sources:
         raise UsageError("--root is for --sources: add it.")
     if older_than is not None and not gc:
@@ -43,9 +43,9 @@ def command(dataset: str, full: bool, sources: bool, root: str | None, gc: bool,
         raise UsageError(f"--older-than {older_than:g}: give a number of hours, 0 or more.")
     if gc:
         _collect(dataset, 24.0 if older_than is None else older_than)
-    elif sources:
+    if sources:
         _check_sources(dataset, Path(root) if root is not None else None)
-    else:
+    if not (gc or sources):
         _verify(dataset, full)
 
 
