@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,19 @@ from typing import Self
 
 import psutil
 
+from flowprep.synthetic import write_demo_videos
 from tests.command import await_
 
+
 DASK = [sys.executable, "-m", "dask"]
+
+
+def write_work(folder: Path) -> None:
+    """Thirty clips of a fifth of a second of work each: six, and four copies of each under other names."""
+    write_demo_videos(folder, clips_per_class=1, frames=40, height=120, width=160)
+    for clip in sorted(folder.glob("*/*")):
+        for copy in range(1, 5):
+            shutil.copy(clip, clip.with_name(f"{clip.stem}_{copy}{clip.suffix}"))
 
 
 class Cluster:

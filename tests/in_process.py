@@ -122,3 +122,9 @@ def make_dataset(
     extract(out, plan_more(out, folder, videos, settings=settings, per_shard=per_shard))
     finish(out)
     return out
+
+
+def small_dataset(folder: Path) -> Path:
+    """Three videos in two shards, their files beside the dataset."""
+    videos = write_clips(folder / "videos")
+    return make_dataset(folder / "out.zarr", folder / "videos", videos[:3])

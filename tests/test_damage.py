@@ -24,7 +24,7 @@ from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import Commit, read_commits
 from flowprep.store.verify import Report, verify
 from flowprep.types import LedgerRow, Placement, StoredFile
-from tests.in_process import CLIP, SETTINGS, make_dataset, write_clips
+from tests.in_process import CLIP, SETTINGS, small_dataset
 
 PLAN = layout.plan_key(0)
 COMMIT = layout.commit_key(0, 1)
@@ -33,10 +33,7 @@ KINDS = ["flow_48x64", "flow_backward_48x64", "frames_32x43", *(f"flow_48x64_{si
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three videos in two shards."""
-    folder = tmp_path_factory.mktemp("whole")
-    videos = write_clips(folder / "videos")
-    return make_dataset(folder / "out.zarr", folder / "videos", videos[:3])
+    return small_dataset(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

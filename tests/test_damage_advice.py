@@ -18,7 +18,7 @@ from flowprep.store.commits import Commit, repair_advice
 from flowprep.store.plans import read_plans
 from flowprep.store.reader import Dataset
 from flowprep.store.verify import verify
-from tests.in_process import make_dataset, write_clips
+from tests.in_process import make_dataset, small_dataset, write_clips
 
 PLAN = layout.plan_key(0)
 COMMIT = layout.commit_key(0, 1)
@@ -26,10 +26,7 @@ COMMIT = layout.commit_key(0, 1)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three videos in two shards."""
-    folder = tmp_path_factory.mktemp("whole")
-    videos = write_clips(folder / "videos")
-    return make_dataset(folder / "out.zarr", folder / "videos", videos[:3])
+    return small_dataset(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

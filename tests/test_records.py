@@ -20,7 +20,7 @@ from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import Commit, committed_shards, read_commits
 from flowprep.store.plans import read_plans
 from tests.bad_nfs import BadNfs
-from tests.in_process import CLIP, make_dataset, write_clips
+from tests.in_process import CLIP, small_dataset
 
 PLAN = layout.plan_key(0)
 COMMIT = layout.commit_key(0, 1)
@@ -28,10 +28,7 @@ COMMIT = layout.commit_key(0, 1)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three videos in two shards."""
-    folder = tmp_path_factory.mktemp("whole")
-    videos = write_clips(folder / "videos")
-    return make_dataset(folder / "out.zarr", folder / "videos", videos[:3])
+    return small_dataset(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

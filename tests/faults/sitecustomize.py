@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 FAULTS = {
@@ -34,48 +35,41 @@ FAULTS = {
 }
 
 
-def _misbehave() -> None:
+def _before_each(step: Callable[[Path, str], None]) -> None:
+    """Have ``step(path, id)`` called whenever a video is begun."""
     from flowprep.extract import Extractor
 
     honest = Extractor.extract
 
     def extract(self, path, id, folder, progress):
-        mark = Path(os.environ["FLOWPREP_TEST_MARKS"]) / path.name
-        for name, fault in FAULTS.items():
-            if name in path.name and not ("once" in path.name and mark.exists()):
-                mark.touch()
-                fault()
+        step(path, id)
         return honest(self, path, id, folder, progress)
 
     Extractor.extract = extract
 
 
-def _log() -> None:
-    from flowprep.extract import Extractor
+def _misbehave(path: Path, _id: str) -> None:
+    mark = Path(os.environ["FLOWPREP_TEST_MARKS"]) / path.name
+    for name, fault in FAULTS.items():
+        if name in path.name and not ("once" in path.name and mark.exists()):
+            mark.touch()
+            fault()
 
-    silent = Extractor.extract
 
-    def extract(self, path, id, folder, progress):
-        with Path(os.environ["FLOWPREP_TEST_LOG"]).open("a") as log:
-            log.write(f"{id}\n")
-        return silent(self, path, id, folder, progress)
+def _log(_path: Path, id: str) -> None:
+    with Path(os.environ["FLOWPREP_TEST_LOG"]).open("a") as log:
+        log.write(f"{id}\n")
 
-    Extractor.extract = extract
+
+def _log_gpu(_path: Path, id: str) -> None:
+    with Path(os.environ["FLOWPREP_TEST_GPU"]).open("a") as log:
+        log.write(f"{id}\t{os.environ['CUDA_VISIBLE_DEVICES']}\n")
 
 
 def _claim_a_gpu() -> None:
-    from flowprep.extract import Extractor
     from flowprep.flow.opencv import DIS
 
     DIS.gpu = True
-    blind = Extractor.extract
-
-    def extract(self, path, id, folder, progress):
-        with Path(os.environ["FLOWPREP_TEST_GPU"]).open("a") as log:
-            log.write(f"{id}\t{os.environ['CUDA_VISIBLE_DEVICES']}\n")
-        return blind(self, path, id, folder, progress)
-
-    Extractor.extract = extract
 
 
 def _make_small_shards() -> None:
@@ -87,9 +81,12 @@ def _make_small_shards() -> None:
 if "FLOWPREP_TEST_GPU" in os.environ:
     _claim_a_gpu()
 if sys.argv[0] == "-m":  # a child's argv while it starts
-    if "FLOWPREP_TEST_MARKS" in os.environ:
-        _misbehave()
-    if "FLOWPREP_TEST_LOG" in os.environ:
-        _log()
+    for variable, step in (
+        ("FLOWPREP_TEST_MARKS", _misbehave),
+        ("FLOWPREP_TEST_LOG", _log),
+        ("FLOWPREP_TEST_GPU", _log_gpu),
+    ):
+        if variable in os.environ:
+            _before_each(step)
 elif "FLOWPREP_TEST_SHARD_SECONDS" in os.environ:
     _make_small_shards()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -20,9 +19,8 @@ import pytest
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import committed_shards
 from flowprep.store.plans import read_plans
-from flowprep.synthetic import write_demo_videos
 from tests.command import COMMAND, MISBEHAVE, await_, flowprep, stored_files
-from tests.dask_rig import Cluster
+from tests.dask_rig import Cluster, write_work
 
 METHOD = ("--method", "dis", "--set", "dis.preset=medium", "--no-rgb")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
@@ -43,10 +41,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Thirty clips of a fifth of a second of work each, two to a shard, and their dataset."""
     folder = tmp_path_factory.mktemp("ends")
     env = {**MISBEHAVE, "FLOWPREP_TEST_SHARD_SECONDS": "0.5"}
-    write_demo_videos(folder / "videos", clips_per_class=1, frames=40, height=120, width=160)
-    for clip in sorted(folder.glob("videos/*/*")):
-        for copy in range(1, 5):
-            shutil.copy(clip, clip.with_name(f"{clip.stem}_{copy}{clip.suffix}"))
+    write_work(folder / "videos")
     done = flowprep("extract", folder / "videos", folder / "clean.zarr", *METHOD, env=env)
     assert done.returncode == 0, done.stderr
     (plan,) = read_plans(LocalStore(folder / "clean.zarr"))

@@ -15,9 +15,8 @@ import pytest
 
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import committed_shards
-from flowprep.synthetic import write_demo_videos
 from tests.command import COMMAND, MISBEHAVE, await_, flowprep, stored_files
-from tests.dask_rig import Cluster
+from tests.dask_rig import Cluster, write_work
 
 METHOD = ("--method", "dis", "--set", "dis.preset=medium", "--no-rgb")
 OWN = f"fp{os.getpid() % 1_000_000}"  # so that no two runs meet
@@ -89,10 +88,7 @@ def partition(hosts: list[tuple[str, ...]], folder: Path, tcp: int, heal_after: 
         "FLOWPREP_TEST_SHARD_SECONDS": "0.5",
         "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": f"{tcp}s",
     }
-    write_demo_videos(folder / "videos", clips_per_class=1, frames=40, height=120, width=160)
-    for clip in sorted(folder.glob("videos/*/*")):
-        for copy in range(1, 5):
-            shutil.copy(clip, clip.with_name(f"{clip.stem}_{copy}{clip.suffix}"))
+    write_work(folder / "videos")
     done = flowprep("extract", folder / "videos", folder / "clean.zarr", *METHOD, env=env)
     assert done.returncode == 0, done.stderr
     out = folder / "out.zarr"
