@@ -19,7 +19,6 @@ import psutil
 from flowprep.synthetic import write_demo_videos
 from tests.command import await_
 
-
 DASK = [sys.executable, "-m", "dask"]
 
 
