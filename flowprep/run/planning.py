@@ -131,9 +131,7 @@ class Planner:
     def again(self, source: Source, plans: list[Plan]) -> bool:
         """Add a generation to ``plans`` for what is new, changed or to be tried again; False if nothing is."""
         changes = self._changes(source, plans)
-        waiting = {
-            video.id for video in self.pending_videos(plans)
-        }  # asked for before
+        waiting = {video.id for video in self.pending_videos(plans)}  # asked for before
         videos, described = [video for video in changes.videos if video.id not in waiting], changes.described
         if videos and waiting:
             # Where the rows of a pending shard will lie is not known yet: it may need more blocks than planned.
