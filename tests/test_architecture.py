@@ -64,7 +64,7 @@ FOREIGN = {
     "numpy": ("numpy", [""]),
     "PIL": ("pillow", ["codecs.py", "show/"]),
     "psutil": ("psutil", ["doctor.py"]),
-    "yaml": ("pyyaml", ["config.py", "submit/"]),
+    "yaml": ("pyyaml", ["config/", "submit/"]),
     "zarr": ("zarr", ["store/"]),
 }
 

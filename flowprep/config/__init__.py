@@ -1,0 +1,46 @@
+"""Every setting, in one place: name, default, unit, help text, and where it may come from.
+
+    source      which videos, which of their frames, which flow
+    storage     from flow to bytes
+    stack       from fields to stacks
+    run         how and where the work is done
+    settings    what of all that shapes the stored numbers, and its fingerprint
+    pipeline    a whole job: the sections of a pipeline file (YAML); the command line has one option for each key
+    sizes       sizes in px
+
+Settings name a dataset, and two datasets with different fingerprints never mix. The sections source, run and cluster
+may change between two runs.
+"""
+
+from flowprep.config.pipeline import ExtractConfig, StackingConfig, TranscodeConfig, build, read_pipeline
+from flowprep.config.run import ClusterConfig, RunConfig
+from flowprep.config.settings import FORMAT_VERSION, Settings, fingerprint
+from flowprep.config.sizes import JPEG_SIDE, MIN_SIDE
+from flowprep.config.source import LAYOUTS, METHODS, FlowConfig, SourceConfig, VideoConfig
+from flowprep.config.stack import StackConfig, Stacking
+from flowprep.config.storage import RANGES, ROUNDINGS, StorageConfig
+
+__all__ = [
+    "FORMAT_VERSION",
+    "JPEG_SIDE",
+    "LAYOUTS",
+    "METHODS",
+    "MIN_SIDE",
+    "RANGES",
+    "ROUNDINGS",
+    "ClusterConfig",
+    "ExtractConfig",
+    "FlowConfig",
+    "RunConfig",
+    "Settings",
+    "SourceConfig",
+    "StackConfig",
+    "Stacking",
+    "StackingConfig",
+    "StorageConfig",
+    "TranscodeConfig",
+    "VideoConfig",
+    "build",
+    "fingerprint",
+    "read_pipeline",
+]

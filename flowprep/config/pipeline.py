@@ -1,0 +1,79 @@
+"""One whole job, as a pipeline file or the command line describes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from flowprep.config.run import ClusterConfig, RunConfig
+from flowprep.config.source import FlowConfig, SourceConfig, VideoConfig
+from flowprep.config.stack import StackConfig
+from flowprep.config.storage import StorageConfig
+from flowprep.errors import UsageError
+from flowprep.schema import from_mapping
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """One extraction, as a pipeline file or the command line describes it."""
+
+    source: SourceConfig = field(default_factory=SourceConfig)
+    output: str = field(default="", metadata={"help": "Dataset to write, a folder named like ucf101.zarr."})
+    video: VideoConfig = field(default_factory=VideoConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass(frozen=True)
+class TranscodeConfig:
+    """A dataset stored in another way."""
+
+    dataset: str = field(default="", metadata={"help": "Dataset to read."})
+    output: str = field(default="", metadata={"help": "Dataset to write, a folder named like small.zarr."})
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass(frozen=True)
+class StackingConfig(TranscodeConfig):
+    """Stacks of a dataset's fields, as a dataset."""
+
+    stack: StackConfig = field(default_factory=StackConfig)
+
+
+def read_pipeline(path: Path, kind: type[Any] = ExtractConfig) -> dict[str, Any]:
+    """The mapping in a pipeline file, checked as :func:`build` does, without its empty sections.
+
+    Raises UsageError naming the file, and the line where YAML knows it.
+    """
+    import yaml
+
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: not a file.")
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a day like 2000-13-01
+        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        keys = ", ".join(item.name for item in dataclasses.fields(kind))
+        raise UsageError(f"{path}: a pipeline file is a mapping with the keys {keys}.")
+    build(tree, str(path), kind)
+    return {key: value for key, value in tree.items() if value is not None}
+
+
+@overload
+def build(tree: dict[str, Any], where: str) -> ExtractConfig: ...
+@overload
+def build(tree: dict[str, Any], where: str, kind: type[T]) -> T: ...
+def build(tree: dict[str, Any], where: str, kind: type[Any] = ExtractConfig) -> Any:
+    """Check a mapping key by key and make the configuration of it; ``where`` names its origin in errors."""
+    return from_mapping(kind, tree, where)

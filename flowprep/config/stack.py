@@ -1,0 +1,65 @@
+"""From fields to stacks, the input of a temporal network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flowprep.config.sizes import parse_size
+from flowprep.errors import UsageError
+from flowprep.schema import setting
+
+STACK_KINDS = ("flow", "trajectory")
+ANCHORS = ("start", "centre")
+SHORT = ("refuse", "repeat-last")
+MAX_LENGTH = 32  # fields in a stack
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """How the fields around a frame become one input of 2L channels (two-stream paper, section 3)."""
+
+    kind: str = setting(
+        "flow",
+        "flow: every field read at the same place (eq. 1); trajectory: along the motion (eq. 2).",
+        choices=STACK_KINDS,
+    )
+    length: int = setting(10, f"Number L of fields in a stack, 1 to {MAX_LENGTH}; it has 2L channels.", metavar="L")
+    temporal_stride: int = setting(1, "Take every S-th field; trajectories follow those between, too.", metavar="S")
+    bidirectional: bool = setting(False, "Half of the fields forward from the frame, half backward; an even length.")
+    mean_subtract: bool = setting(True, "Subtract from each field its own mean vector, that of the original floats.")
+    anchor: str = setting("start", "Where the frame lies in a stack of one direction.", choices=ANCHORS)
+    short: str = setting(
+        "refuse", "Videos with too few fields: refuse them, or repeat their last field.", choices=SHORT
+    )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.length <= MAX_LENGTH:
+            raise UsageError(f"--length {self.length}: give 1 to {MAX_LENGTH} fields.")
+        if self.temporal_stride < 1:
+            raise UsageError(f"--temporal-stride {self.temporal_stride}: give 1 (every field) or more.")
+        if self.bidirectional and self.length % 2:
+            raise UsageError(f"--length {self.length}: half of it is for each direction, so give an even number.")
+        if self.bidirectional and self.anchor != "start":
+            raise UsageError("--anchor is for stacks of one direction: those of both have the frame in the middle.")
+
+
+@dataclass(frozen=True)
+class StackConfig(Stacking):
+    """Which stacks of a video are stored, and at what size."""
+
+    every: int = setting(0, "A stack every N frames; 0 = as many as make each field part of one.", metavar="N")
+    per_video: int = setting(0, "N stacks in each video, evenly spaced, instead of --every.", metavar="N")
+    size: str = setting("", "Size of the stacks; fields are resized to it before. Default: as stored.", metavar="WxH")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every and self.per_video:
+            raise UsageError("--every and --per-video exclude each other: give one of them.")
+        for name in ("every", "per_video"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 or more.")
+        self.target_size()
+
+    def target_size(self) -> tuple[int, int] | None:
+        """(width, height) of ``size`` in px, or None."""
+        return parse_size("--size", self.size)
