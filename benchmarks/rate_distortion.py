@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowprep import codecs, flow
+from flowprep import flow
+from flowprep.codecs import field_codec
 from flowprep.config import StorageConfig, VideoConfig
 from flowprep.opencv import load
 from flowprep.quantise import dequantise, quantise
@@ -35,7 +36,7 @@ LARGEST_SIDE = 340  # px: larger videos are reduced to this width before flow
 Coder = Callable[[NDArray[np.float32]], tuple[int, NDArray[np.float32], float, float]]
 
 
-def fields_of(path: Path, pairs: int) -> NDArray[np.float32]:
+def fields_of(path: Path, pairs: int, backend: str = "opencv") -> NDArray[np.float32]:
     """TV-L1 flow (n, 2, H, W) of ``pairs`` frame pairs spread evenly over the video."""
     reader = VideoReader(path, VideoConfig(short_side=0), StorageConfig(rgb=False))
     grey = np.concatenate([block.grey for block in reader.blocks()])
@@ -43,20 +44,21 @@ def fields_of(path: Path, pairs: int) -> NDArray[np.float32]:
         cv2 = load()
         size = (LARGEST_SIDE, round(grey.shape[1] * LARGEST_SIDE / grey.shape[2]))
         grey = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in grey])
-    algorithm = flow.get("tvl1", "opencv")
+    algorithm = flow.get("tvl1", backend)
     starts = np.linspace(0, len(grey) - 2, min(pairs, len(grey) - 1)).astype(int)
     return np.concatenate([algorithm.flow(grey[start : start + 2]) for start in starts])
 
 
-def ours(quality: int) -> Coder:
-    """flowprep's default: one JPEG, u above v, flat table by the field's range, optimised Huffman tables."""
+def ours(storage: StorageConfig) -> Coder:
+    """What flowprep stores with these settings."""
+    codec = field_codec(storage)
 
     def code(field: NDArray[np.float32]) -> tuple[int, NDArray[np.float32], float, float]:
         start = time.perf_counter()
-        quantised = quantise(field[None], StorageConfig())
-        payload = codecs.encode_field(quantised.levels[0], codecs.table_entry(quality, quantised.scale[0]))
+        quantised = quantise(field[None], storage)
+        payload = codec.encode(quantised.levels[0], quantised.scale[0])
         middle = time.perf_counter()
-        levels = codecs.decode_field(payload, *field.shape[1:])
+        levels = codec.decode(payload, field.shape)
         back = dequantise(levels[None], quantised.scale, quantised.zero)[0]
         return len(payload), back, middle - start, time.perf_counter() - middle
 
@@ -118,10 +120,9 @@ def ratio_at(error: float, rows: list[dict[str, float]]) -> float | None:
 
 
 def table(fields: list[NDArray[np.float32]]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for name, make, qualities in (("flowprep", ours, OURS), ("paper", papers, PAPERS)):
-        rows += [{"way": name, "quality": quality, **measure(fields, make(quality))} for quality in qualities]
-    return rows
+    coders = [("flowprep", quality, ours(StorageConfig(quality=quality))) for quality in OURS]
+    coders += [("paper", quality, papers(quality)) for quality in PAPERS]
+    return [{"way": name, "quality": quality, **measure(fields, coder)} for name, quality, coder in coders]
 
 
 def main() -> None:

@@ -186,11 +186,10 @@ def _natural(value: Any) -> int:
 class Estimate:
     """What one video should need."""
 
-    flow: tuple[int, int] | None  # (height, width) in px of its fields; None = unknown
-    rgb: tuple[int, int] | None  # of its stored frames; None = unknown or not stored
-    fields: int  # expected
-    rows: int  # to reserve, at most
-    decoded: int  # frames to decode
+    rows: dict[str, int]  # array -> rows to reserve in it, at most; nothing where that is unknown
+    fields: int  # expected: fields in each direction, or stacks
+    decoded: int  # frames or fields to decode
+    pixels: int = 0  # of one field; 0 = unknown
 
 
 def estimate(video: Video, probe: Probe | None, settings: Settings) -> Estimate:
@@ -200,13 +199,17 @@ def estimate(video: Video, probe: Probe | None, settings: Settings) -> Estimate:
         decoded, most = 1 + size // BYTES_PER_FRAME, 2 + size // FEWEST_BYTES_PER_FRAME
     else:
         decoded = most = probe.frames
-    most = min(most, settings.video.max_frames)
+    most = max(1, _kept(min(most, settings.video.max_frames), 0.0, settings.video))
     kept = _kept(decoded, probe.fps if probe else 0.0, settings.video)
-    flow = rgb = None
+    rows, pixels = {}, 0
     if probe and probe.width > 0 and probe.height > 0:
         flow = settings.video.flow_size(probe.height, probe.width)
         rgb = settings.storage.frames_size(probe.height, probe.width)
-    return Estimate(flow, rgb, max(0, kept - 1), max(1, _kept(most, 0.0, settings.video)), decoded)
+        pixels = flow[0] * flow[1]
+        rows[f"flow_{flow[0]}x{flow[1]}"] = most - 1
+        if rgb:
+            rows[f"frames_{rgb[0]}x{rgb[1]}"] = most
+    return Estimate({name: count for name, count in rows.items() if count}, max(0, kept - 1), decoded, pixels)
 
 
 def _kept(frames: int, fps: float, config: VideoConfig) -> int:
@@ -216,7 +219,7 @@ def _kept(frames: int, fps: float, config: VideoConfig) -> int:
 
 
 def make_plan(
-    videos: Sequence[tuple[Video, Probe | None]],
+    videos: Sequence[tuple[Video, Estimate]],
     settings: Settings,
     root: str,
     *,
@@ -228,14 +231,13 @@ def make_plan(
 
     Parameters
     ----------
-    videos: with what their headers say; None where that could not be read.
+    videos: with what they should need.
     seconds: expected work of one video on one core.
     used: first unused block of every array that already exists (a later generation).
     """
-    guesses = [(video, estimate(video, probe, settings)) for video, probe in videos]
-    weighed = [(video, guess, seconds(guess)) for video, guess in guesses]
+    weighed = [(video, guess, seconds(guess)) for video, guess in videos]
     # Videos of one size side by side: a shard that mixes sizes writes a file of each.
-    weighed.sort(key=lambda item: (item[1].flow or (0, 0), item[1].rgb or (0, 0), item[0].id))
+    weighed.sort(key=lambda item: (sorted(item[1].rows), item[0].id))
     total = sum(cost for _, _, cost in weighed)
     aim = min(max(total / SHARDS_AIMED, SHARD_SECONDS[0]), SHARD_SECONDS[1])
 
@@ -264,10 +266,8 @@ def _reserve(group: list[tuple[Video, Estimate]]) -> dict[str, int]:
     """Blocks that the videos of a shard fill, array by array, placed in order as :class:`Allocator` does."""
     allocators: dict[str, Allocator] = {}
     for _, guess in group:
-        for kind, size, rows in (("flow", guess.flow, guess.rows - 1), ("frames", guess.rgb, guess.rows)):
-            if size and rows > 0:
-                name = f"{kind}_{size[0]}x{size[1]}"
-                allocators.setdefault(name, Allocator(0)).place(rows)
+        for name, rows in guess.rows.items():
+            allocators.setdefault(name, Allocator(0)).place(rows)
     return {name: -(-allocator.next // BLOCK) for name, allocator in allocators.items()}
 
 

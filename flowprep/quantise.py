@@ -1,19 +1,22 @@
-"""Flow in pixels to integers in [0, 255], and back.
+"""Flow in pixels to integers, and back.
 
-Every convention stores, for each component of each field, a ``scale`` and a ``zero`` with
+Every convention stores, for u and for v of each field or stack, a ``scale`` and a ``zero`` with
 
-    v = (q - zero) * scale        v in px, q in [0, 255]
+    v = (q - zero) * scale        v in px, q the level
 
 so one formula reads all of them.
 
-=============  ==========================  ======================  ==================================================
-range          scale                       zero                    notes
-=============  ==========================  ======================  ==================================================
-field          (max v - min v) / 254       an integer              the two-stream paper's own range of each field
-fixed, exact   bound / 127                 128                     symmetric: a mirrored field is 256 - q, without bias
-fixed, round   2 bound / 255               127.5                   denseflow, dense_flow: q = rint(255 (v + b) / 2b)
-fixed, trunc   2 bound / 255               127                     flowty, mmaction2: q = floor(255 (v + b) / 2b)
-=============  ==========================  ======================  ==================================================
+======  ============  =====================  ==========  ===============  =============================================
+codec   range         scale, px per level    zero        levels           notes
+======  ============  =====================  ==========  ===============  =============================================
+jpeg    field         (max v - min v) / 254  an integer  0 .. 255         the two-stream paper's: each field's own range
+jpeg    fixed, exact  bound / 127            128         1 .. 255         symmetric: a mirrored field is 256 - q
+jpeg    fixed, round  2 bound / 255          127.5       0 .. 255         denseflow: q = rint(255 (v + b) / 2b)
+jpeg    fixed, trunc  2 bound / 255          127         0 .. 255         mmaction2: q = floor(255 (v + b) / 2b)
+htj2k                 1 / 512                32768       512 .. 65024     +-63 px: what overshoots must not wrap
+blosc   8 bits        bound / 127            0           -127 .. 127      symmetric
+blosc   16 bits       step                   0           -32767 .. 32767  symmetric
+======  ============  =====================  ==========  ===============  =============================================
 
 ``field`` divides by 254, not 255: the integer zero point shifts the range by up to half a level, and nothing may clip.
 """
@@ -21,6 +24,7 @@ fixed, trunc   2 bound / 255               127                     flowty, mmact
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,56 +38,83 @@ NEGLIGIBLE = 1e-30  # px: a component below this everywhere is stored as zero; 1
 
 @dataclass(frozen=True)
 class Quantised:
-    """Fields as integers, with what inverts them and what they were."""
+    """Fields (L = 1) or stacks of L fields as integers, with what inverts them and what they were."""
 
-    levels: NDArray[np.uint8]  # (N, 2, H, W)
-    scale: NDArray[np.float32]  # (N, 2) px per level
-    zero: NDArray[np.float32]  # (N, 2) level that stands for 0 px; may lie outside [0, 255]
+    levels: NDArray[Any]  # (N, 2L, H, W) uint8 (jpeg), uint16 (htj2k), int8 or int16 (blosc)
+    scale: NDArray[np.float32]  # (N, 2) px per level of all u and all v
+    zero: NDArray[np.float32]  # (N, 2) level that stands for 0 px; may be one that no level reaches
     stats: NDArray[np.float32]  # (N, 2, 3) mean, minimum, maximum of the original in px
 
 
-def quantise(flow: NDArray[np.float32], config: StorageConfig) -> Quantised:
-    """``flow`` (N, 2, H, W) px to levels. Fixed ranges clip at ``config.bound``; a field's own range clips nothing.
+class FixedRange(NamedTuple):
+    """Levels that mean the same in every field."""
 
+    dtype: str
+    scale: float  # px per level
+    zero: float
+    lowest: int
+    highest: int
+
+
+def quantise(flow: NDArray[np.float32], config: StorageConfig) -> Quantised:
+    """``flow`` (N, 2L, H, W) px, channels u1, v1, u2, v2, ..., to levels.
+
+    Fixed ranges clip; a field's own range clips nothing.
     Raises ValueError for flow that is not finite: no level stands for it.
     """
-    stats = _statistics(flow)
+    fields = _by_component(flow)
+    stats = _statistics(fields)
     if not np.isfinite(stats).all():  # whatever is not finite shows in the minimum or the maximum
         raise ValueError("the computed flow holds values that are not finite")
-    kind = "field" if config.range == "field" else config.rounding
-    if kind == "field":
-        scale, zero = _field_range(stats[:, :, 1], stats[:, :, 2])
+    fixed = _fixed_range(config)
+    if fixed:
+        scale = np.full((len(flow), 2), fixed.scale, np.float32)
+        zero = np.full((len(flow), 2), fixed.zero, np.float32)
     else:
-        scale, zero = _fixed_range(len(flow), config.bound, kind)
+        scale, zero = _field_range(stats[:, :, 1], stats[:, :, 2])
     with np.errstate(over="ignore"):  # beyond float32 is beyond every bound: clipped below
-        levels = flow * _inverse(scale)[:, :, None, None]
-    if kind == "round":
+        levels = fields * _of_each_plane(_inverse(scale))
+    if fixed and config.rounding == "round":
         np.rint(np.add(levels, np.float32(127.5), out=levels), out=levels)
-    elif kind == "trunc":
+    elif fixed and config.rounding == "trunc":
         np.floor(np.add(levels, np.float32(127.5), out=levels), out=levels)
     else:  # an integer zero is added after rounding, so that v and -v stay exact mirrors of each other
-        np.add(np.rint(levels, out=levels), zero[:, :, None, None], out=levels)
-    if kind != "field":  # whose levels lie in [0, 255] by its scale and zero
-        np.clip(levels, 1 if kind == "exact" else 0, 255, out=levels)  # exact: the mirror of 255 is 1
-    return Quantised(levels.astype(np.uint8), scale, zero, stats)
+        np.add(np.rint(levels, out=levels), _of_each_plane(zero), out=levels)
+    if fixed:  # the levels of a field's own range lie in [0, 255] by its scale and zero
+        np.clip(levels, fixed.lowest, fixed.highest, out=levels)
+    return Quantised(levels.astype(fixed.dtype if fixed else "uint8").reshape(flow.shape), scale, zero, stats)
 
 
-def dequantise(levels: NDArray[np.uint8], scale: NDArray[np.float32], zero: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Levels (N, 2, H, W) with their (N, 2) scale and zero back to px, float32."""
-    values = levels.astype(np.float32)
-    values -= zero[:, :, None, None]
-    values *= scale[:, :, None, None]
+def dequantise(levels: NDArray[Any], scale: NDArray[np.float32], zero: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Levels (N, 2L, H, W) with their (N, 2) scale and zero back to px, float32."""
+    values = levels.astype(np.float32, order="C")
+    fields = _by_component(values)
+    fields -= _of_each_plane(zero)
+    fields *= _of_each_plane(scale)
     return values
 
 
-def _statistics(flow: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean (summed in float64), minimum and maximum of each component: (N, 2, 3) px."""
+def _by_component(stacks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, 2L, H, W) as (N, L, 2, H, W)."""
+    count, channels, height, width = stacks.shape
+    return stacks.reshape(count, channels // 2, 2, height, width)
+
+
+def _of_each_plane(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, 2) values of u and v, to go with (N, L, 2, H, W)."""
+    return values[:, None, :, None, None]
+
+
+def _statistics(fields: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean (summed in float64), minimum and maximum of u and v in (N, L, 2, H, W): (N, 2, 3) px."""
     cv2 = opencv.load()  # its sum takes a quarter of NumPy's time; its mean may be summed in float32
-    stats = np.empty((*flow.shape[:2], 3), np.float32)
-    for field, row in zip(flow, stats, strict=True):
-        row[:, 0] = [cv2.sumElems(plane)[0] / plane.size for plane in field]
-    flow.min(axis=(2, 3), out=stats[:, :, 1])
-    flow.max(axis=(2, 3), out=stats[:, :, 2])
+    stats = np.empty((len(fields), 2, 3), np.float32)
+    for stack, row in zip(fields, stats, strict=True):
+        for component in range(2):
+            planes = stack[:, component]
+            row[component, 0] = sum(cv2.sumElems(plane)[0] for plane in planes) / planes.size
+    fields.min(axis=(1, 3, 4), out=stats[:, :, 1])
+    fields.max(axis=(1, 3, 4), out=stats[:, :, 2])
     return stats
 
 
@@ -100,13 +131,24 @@ def _field_range(
     return scale, zero.astype(np.float32)
 
 
-def _fixed_range(count: int, bound: float, rounding: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    scale, zero = {
-        "exact": (bound / 127, 128.0),
-        "round": (2 * bound / 255, 127.5),
-        "trunc": (2 * bound / 255, 127.0),
-    }[rounding]
-    return np.full((count, 2), scale, np.float32), np.full((count, 2), zero, np.float32)
+def _fixed_range(config: StorageConfig) -> FixedRange | None:
+    """What the levels mean, or None where each field says so itself."""
+    bound = config.bound
+    if config.codec == "htj2k":
+        return FixedRange("uint16", 1 / 512, 32768, 512, 65024)
+    if config.codec == "blosc":
+        eight, sixteen = (
+            FixedRange("int8", bound / 127, 0, -127, 127),
+            FixedRange("int16", config.step, 0, -32767, 32767),
+        )
+        return eight if config.bits == 8 else sixteen
+    if config.range == "field":
+        return None
+    return {
+        "exact": FixedRange("uint8", bound / 127, 128, 1, 255),  # the mirror of 255 is 1
+        "round": FixedRange("uint8", 2 * bound / 255, 127.5, 0, 255),
+        "trunc": FixedRange("uint8", 2 * bound / 255, 127, 0, 255),
+    }[config.rounding]
 
 
 def _inverse(scale: NDArray[np.float32]) -> NDArray[np.float32]:

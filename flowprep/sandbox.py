@@ -96,13 +96,22 @@ class Sandbox:
         self._videos = 0
 
     def extract(
-        self, settings: Settings, path: Path, id: str, folder: Path, progress: Callable[[int], None]
+        self,
+        settings: Settings,
+        path: Path,
+        id: str,
+        folder: Path,
+        progress: Callable[[int], None],
+        source: LedgerRow | None = None,
     ) -> LedgerRow:
         """The row of one video, its files in ``folder`` (emptied before each try); one failure is not held against it.
 
-        Raises StoreError, RefusedError (the method cannot run) and UnfinishedError (told to stop).
+        ``path`` is the video's file; or, where settings derive a dataset from another, that dataset, and ``source`` the
+        video's row there. Raises StoreError, RefusedError (the method cannot run) and UnfinishedError (told to stop).
         """
-        job = {"extract": id, "path": str(path), "folder": str(folder), "settings": settings.to_json()}
+        job: dict[str, Any] = {"extract": id, "path": str(path), "folder": str(folder), "settings": settings.to_json()}
+        if source:
+            job["source"] = source.to_json()
         answer, tries = self._insist(job, progress, folder)
         if isinstance(answer, ChildError):
             return LedgerRow(id, answer.verdict, reason=answer.reason, attempt=tries)
@@ -274,11 +283,10 @@ def main() -> None:
     os.dup2(2, 1)
 
     from flowprep import opencv
-    from flowprep.extract import Extractor
 
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
-    extractors: dict[str, Extractor] = {}
+    workers: dict[str, Callable[..., LedgerRow]] = {}
 
     def say(**answer: Any) -> None:
         channel.write(json.dumps(answer) + "\n")
@@ -291,11 +299,10 @@ def main() -> None:
                 say(probe=_probe(Path(job["probe"])))
                 continue
             key = json.dumps(job["settings"], sort_keys=True)
-            if key not in extractors:
-                extractors[key] = Extractor(_checked(Settings.from_json(job["settings"])))
-            row = extractors[key].extract(
-                Path(job["path"]), job["extract"], Path(job["folder"]), lambda count: say(progress=count)
-            )
+            if key not in workers:
+                workers[key] = _worker(_checked(Settings.from_json(job["settings"])))
+            what = LedgerRow.from_json(job["source"]) if "source" in job else job["extract"]
+            row = workers[key](Path(job["path"]), what, Path(job["folder"]), lambda count: say(progress=count))
             say(row=row.to_json())
         except MemoryError:
             say(failed="memory", text=OVER_MEMORY)
@@ -311,8 +318,21 @@ def main() -> None:
                 say(failed="crash", text=f"internal error, please report it: {type(error).__name__}: {error}"[:TAIL])
 
 
+def _worker(settings: Settings) -> Callable[..., LedgerRow]:
+    """What makes the rows of a video under ``settings``, its libraries loaded."""
+    if settings.derived:
+        from flowprep.derive import Deriver
+
+        return Deriver(settings).derive
+    from flowprep.extract import Extractor
+
+    return Extractor(settings).extract
+
+
 def _checked(settings: Settings) -> Settings:
     """``settings``, if what they name as their engine is what this machine has: one dataset, one engine."""
+    if not settings.computes_flow:
+        return settings
     from flowprep import flow
 
     here = flow.find(settings.flow.method, settings.flow.backend).engine()

@@ -15,20 +15,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowprep import __version__, flow
+from flowprep.config import FlowConfig
+from flowprep.derive import source_rows
 from flowprep.devices import next_gpu
+from flowprep.encode import read_row_file
 from flowprep.errors import RefusedError, StoreError, UnfinishedError, Verdict
-from flowprep.extract import read_row_file
 from flowprep.plan import BLOCK, Allocator, Plan
 from flowprep.sandbox import STOP, Limits, Sandbox
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore, store_error
 from flowprep.store.commits import Commit, committed_shards, tally
-from flowprep.store.layout import SIDES, ArrayName
+from flowprep.store.layout import ArrayName
 from flowprep.store.shardfile import ShardWriter
 from flowprep.types import LedgerRow, Placement, ShardResult, StoredFile, Video
 from flowprep.versions import versions
@@ -165,17 +168,28 @@ def _check_root(root: Path) -> None:
 
 
 def _extract_video(video: Video, root: Path, plan: Plan, limits: Limits, folder: Path) -> LedgerRow:
+    settings = plan.settings
     if video.refused:
         return LedgerRow(video.id, Verdict.BAD_PATH, reason=video.refused)
-    chosen = plan.settings.flow
-    needed = (limits, chosen.method, chosen.backend)
+    box = _sandbox(limits, settings.flow if settings.computes_flow else None)
+    if not settings.derived:
+        return box.extract(settings, root / video.id, video.id, folder, _count_fields)
+    source = source_rows(root).get(video.id)
+    if source is None:
+        return LedgerRow(video.id, Verdict.MISSING, reason=f"{root} has no such video any more")
+    return box.extract(settings, root, video.id, folder, _count_fields, source)
+
+
+def _sandbox(limits: Limits, chosen: FlowConfig | None) -> Sandbox:
+    """The sandbox of this thread, a new one where the old one was for something else. ``chosen``: flow to compute."""
+    needed = (limits, chosen and (chosen.method, chosen.backend))
     if getattr(_thread, "needed", None) != needed:
         if hasattr(_thread, "sandbox"):
             _thread.sandbox.close()  # of a run with other limits, on a worker that serves several
-        gpu = next_gpu() if flow.find(chosen.method, chosen.backend).gpu else ""
+        gpu = next_gpu() if chosen and flow.find(chosen.method, chosen.backend).gpu else ""
         _thread.sandbox, _thread.needed = Sandbox(limits, gpu), needed
     box: Sandbox = _thread.sandbox
-    return box.extract(plan.settings, root / video.id, video.id, folder, _count_fields)
+    return box
 
 
 def _count_fields(count: int) -> None:
@@ -187,7 +201,7 @@ class _Block:
     """One block of one array on its way: the shard file, and its rows of the side arrays."""
 
     writer: ShardWriter
-    sides: dict[str, NDArray[np.float32]]
+    sides: dict[str, NDArray[Any]]
 
 
 @dataclass
@@ -205,17 +219,16 @@ class BlockFiles:
         assert row.flow
         flow = self._placed(row.flow)
         frames = self._placed(row.frames) if row.frames else None
-        kinds = ("flow", "flow_backward") if self.plan.settings.flow.direction == "both" else (None,)
-        for kind in kinds:
-            name = ArrayName.parse(flow.array)
-            self._copy(name.turned(kind) if kind else name, flow.start, folder)
+        name = ArrayName.parse(flow.array)
+        both = self.plan.settings.flow.direction == "both" and name.kind != "stack"
+        for array in [name.turned("flow"), name.turned("flow_backward")] if both else [name]:
+            self._copy(array, flow.start, folder)
         if frames:
             self._copy(ArrayName.parse(frames.array), frames.start, folder)
         return replace(row, flow=flow, frames=frames)
 
     def _placed(self, wanted: Placement) -> Placement:
-        name = ArrayName.parse(wanted.array)
-        rows_of = str(name.turned("flow")) if name.is_flow else str(name)  # both directions share their rows
+        rows_of = ArrayName.parse(wanted.array).rows_of
         if rows_of not in self._allocators:
             run = self.plan.shards[self.shard].blocks.get(rows_of)
             overflow = self.plan.overflow(self.shard, rows_of) * BLOCK
@@ -242,8 +255,7 @@ class BlockFiles:
     def _block(self, array: ArrayName, number: int) -> _Block:
         key = (str(array), number)
         if key not in self._blocks:
-            names = SIDES if array.is_flow else {}
-            sides = {side: np.zeros((BLOCK, *shape), np.float32) for side, shape in names.items()}
+            sides = {name: np.zeros((BLOCK, *side.shape), side.dtype) for name, side in array.sides.items()}
             self._blocks[key] = _Block(ShardWriter(self.folder / f"{array}.{number}"), sides)
         return self._blocks[key]
 
@@ -257,9 +269,9 @@ class BlockFiles:
                 files.append((StoredFile(layout.shard_key(array, number), size, digest), block.writer.path))
                 for side, values in block.sides.items():
                     path = self.folder / f"{array}.{number}.{side}"
-                    data = values.astype("<f4").tobytes()
+                    data = values.tobytes()
                     path.write_bytes(data)
-                    name = layout.side_key(array, side, number)
+                    name = layout.side_key(ArrayName.parse(array), side, number)
                     files.append((StoredFile(name, len(data), hashlib.sha256(data).hexdigest()), path))
         except OSError as error:
             raise store_error(self.folder, error) from error

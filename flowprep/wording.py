@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 LISTED = 10  # names in a sentence before "and 90 more"
 
@@ -32,3 +33,21 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def describe_stack(stack: Mapping[str, Any]) -> str:
+    """``"L=10 trajectory, means subtracted, every 8 frames"``: the section ``stack`` of settings, in short."""
+    parts = [f"L={stack['length']} {stack['kind']}"]
+    if stack["bidirectional"]:
+        source = {"frames": "computed from the RGB frames"}.get(stack["backward"], "as stored")
+        parts.append(f"bidirectional (backward {source})")
+    if stack["temporal_stride"] > 1:
+        parts.append(f"every {stack['temporal_stride']} fields")
+    if stack["anchor"] != "start":
+        parts.append("frame in the centre")
+    parts.append("means subtracted" if stack["mean_subtract"] else "means not subtracted")
+    if stack["per_video"]:
+        parts.append(f"{stack['per_video']} a video")
+    else:
+        parts.append(f"one every {stack['every'] or stack['length']} frames")
+    return ", ".join(parts)

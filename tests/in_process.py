@@ -14,9 +14,10 @@ import pytest
 
 from flowprep import shard
 from flowprep.config import FlowConfig, Settings, StorageConfig, VideoConfig
+from flowprep.derive import Deriver
 from flowprep.errors import VideoError
 from flowprep.extract import Extractor
-from flowprep.plan import SHARD_SECONDS, Plan, make_plan
+from flowprep.plan import SHARD_SECONDS, Plan, estimate, make_plan
 from flowprep.run.expectation import used_blocks
 from flowprep.sandbox import Limits
 from flowprep.store.blobs import LocalStore
@@ -45,8 +46,16 @@ class InProcess:
         self.limits = limits
 
     def extract(
-        self, settings: Settings, path: Path, id: str, folder: Path, progress: Callable[[int], None]
+        self,
+        settings: Settings,
+        path: Path,
+        id: str,
+        folder: Path,
+        progress: Callable[[int], None],
+        source: LedgerRow | None = None,
     ) -> LedgerRow:
+        if source:
+            return Deriver(settings).derive(path, source, folder, progress)
         return Extractor(settings).extract(path, id, folder, progress)
 
 
@@ -90,7 +99,7 @@ def plan_more(
     """Plan the next generation of ``out``: about ``per_shard`` videos a shard, each as much work as the others."""
     store = LocalStore(out)
     plan = make_plan(
-        [(video, header(folder / video.id)) for video in videos],
+        [(video, estimate(video, header(folder / video.id), settings)) for video in videos],
         settings,
         str(folder),
         seconds=lambda _: SHARD_SECONDS[0] / per_shard,  # of a few videos, each shard is as short as shards get

@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from flowprep.config import ExtractConfig, FlowConfig, Settings, SourceConfig, StorageConfig, VideoConfig
 from flowprep.errors import Verdict
-from flowprep.plan import Shard, make_plan
+from flowprep.plan import Shard, estimate, make_plan
 from flowprep.run import driver
 from flowprep.shard import pending
 from flowprep.store import layout
@@ -62,7 +62,7 @@ def films(out: Path, videos: int) -> None:
 
 def make(out: Path, videos: int) -> None:
     """Plan, write, read."""
-    found = [(video_of(number), PROBE) for number in range(videos)]
+    found = [(video, estimate(video, PROBE, SETTINGS)) for video in map(video_of, range(videos))]
     # A shard gets 240 s of work where there is a lot of it, less where there is little.
     plan = make_plan(found, SETTINGS, str(source_of(out)), seconds=lambda _: 240 / PER_SHARD)
     assert write_plan(LocalStore(out), plan)
@@ -102,7 +102,8 @@ def keys_of(shard: Shard) -> list[str]:
         for block in range(run.first, run.first + run.count):
             keys.append(layout.shard_key(array, block))
             if array.startswith("flow"):
-                keys += [layout.side_key(array, side, block) for side in layout.SIDES]
+                name = layout.ArrayName.parse(array)
+                keys += [layout.side_key(name, side, block) for side in name.sides]
     return keys
 
 

@@ -31,10 +31,14 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "flow.backend": (["opencv"], "opencv"),
     "flow.direction": (["both"], "both"),
     "flow.parameters": (["tvl1.warps=5"], {"warps": "5"}),
+    "storage.codec": (["htj2k"], "htj2k"),
     "storage.range": (["fixed"], "fixed"),
     "storage.bound": (["32"], 32.0),
     "storage.rounding": (["trunc"], "trunc"),
     "storage.quality": (["80"], 80),
+    "storage.level": (["0.002"], 0.002),
+    "storage.bits": (["8"], 8),
+    "storage.step": (["0.125"], 0.125),
     "storage.rgb": ([], False),
     "storage.rgb_short_side": (["128"], 128),
     "storage.rgb_quality": (["80"], 80),
@@ -64,6 +68,9 @@ NEEDS = {
     "cluster.task": ["--executor", "batch"],
     "storage.bound": ["--range", "fixed"],
     "storage.rounding": ["--range", "fixed"],
+    "storage.level": ["--codec", "htj2k"],
+    "storage.bits": ["--codec", "blosc"],
+    "storage.step": ["--codec", "blosc"],
 }
 
 

@@ -20,7 +20,7 @@ from flowprep.config import ClusterConfig, build
 from flowprep.devices import gpus
 from flowprep.errors import FlowprepError, RefusedError, StoreError, UnfinishedError, UsageError
 from flowprep.extract import file_sha256
-from flowprep.plan import make_plan
+from flowprep.plan import estimate, make_plan
 from flowprep.run.address import scheduler_address
 from flowprep.sandbox import Limits
 from flowprep.shard import Work, extract_shard
@@ -310,7 +310,8 @@ def test_a_machine_without_the_videos_is_not_a_thousand_missing_files(videos: Pa
     """Their disk is not mounted there: an error that names folder and machine, and no verdict at all."""
     out, empty = tmp_path / "out.zarr", tmp_path / "empty"
     source = read_source(videos)
-    plan = make_plan([(video, None) for video in source.videos], SETTINGS, str(videos), seconds=lambda _: 1.0)
+    guesses = [(video, estimate(video, None, SETTINGS)) for video in source.videos]
+    plan = make_plan(guesses, SETTINGS, str(videos), seconds=lambda _: 1.0)
     assert write_plan(LocalStore(out), plan)
     empty.mkdir()
     for root, words in ((empty, "empty, where the videos were"), (tmp_path / "gone", "No such file")):

@@ -74,6 +74,15 @@ def test_every_size_comes_back(height: int, width: int) -> None:
     assert np.abs(back.astype(int) - levels).max() <= 2
 
 
+def test_a_stack_is_one_image_of_all_its_channels() -> None:
+    levels = np.concatenate([noise(seed, blur=4) for seed in range(5)])
+    payload = codecs.encode_field(levels, 2)
+    assert Image.open(io.BytesIO(payload)).size == (WIDTH, 10 * HEIGHT)
+    back = codecs.decode_field(payload, HEIGHT, WIDTH, channels=10)
+    assert back.shape == levels.shape and np.abs(back.astype(int) - levels).max() <= 9
+    assert len(payload) < sum(len(codecs.encode_field(noise(seed, blur=4), 2)) for seed in range(5))
+
+
 def test_the_worst_image_fits_the_encoder() -> None:
     """Noise at the finest table takes more bytes than it has pixels."""
     levels = noise(0, 300, 300)

@@ -1,40 +1,29 @@
-"""Pipeline files and settings: every key typed and ranged, every mistake named, a fingerprint for what shapes bytes."""
+"""Pipeline files: every key typed and ranged, every mistake named."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import re
-import subprocess
-import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flowprep.config import (
     ExtractConfig,
     FlowConfig,
     RunConfig,
-    Settings,
-    StorageConfig,
     VideoConfig,
     build,
-    fingerprint,
     read_pipeline,
 )
 from flowprep.errors import ExitCode, UsageError, Verdict
 
 SECTIONS = ("source", "video", "flow", "storage", "run")
-SETTINGS = Settings(
-    VideoConfig(), FlowConfig("tvl1", "opencv", "forward", {"warps": 5, "tau": 0.25}), StorageConfig(), "opencv 5.0.0"
-)
 
 
 def keys(*sections: str) -> list[tuple[str, str, Any, Any]]:
@@ -218,14 +207,27 @@ def test_every_key_has_a_range(name: str) -> None:
         )
 
 
+BESIDE = {  # numbers that count beside other keys only: those, good values, bad ones, and what the error says
+    "bound": ({"range": "fixed"}, [0.01, 20, 100_000], [0, -1, 0.001, 100_001], "give 0.01 to 100000 pixels"),
+    "level": ({"codec": "htj2k"}, [1e-5, 0.001, 0.1], [0, -1, 9e-6, 0.11, 1], "give 0.00001 .* to 0.1"),
+    "bits": ({"codec": "blosc"}, [8, 16], [0, 1, 12, -16, 32], "give 8 or 16"),
+    "step": ({"codec": "blosc"}, [0.001, 0.0625, 10], [0, -1, 0.0009, 10.1], "give 0.001 to 10 pixels"),
+}
+
+
+@pytest.mark.parametrize("key", BESIDE)
+def test_numbers_that_count_beside_other_keys_have_a_range(key: str) -> None:
+    others, good, bad, words = BESIDE[key]
+    for value in good:
+        build({"storage": {**others, key: value}}, "x")
+    for value in bad:
+        with pytest.raises(UsageError, match=f"--{key} .*: {words}"):
+            build({"storage": {**others, key: value}}, "x")
+
+
 def test_no_number_is_without_a_range() -> None:
     numbers = {f"{section}.{key}" for section, key, kind, _ in keys() if kind in (int, float)}
-    assert numbers - {"storage.bound"} <= RANGES.keys()
-    for bound in (0.01, 20, 100_000):
-        build({"storage": {"range": "fixed", "bound": bound}}, "x")
-    for bound in (0, -1, 0.001, 100_001):
-        with pytest.raises(UsageError, match="--bound .*: give 0.01 to 100000 pixels"):
-            build({"storage": {"range": "fixed", "bound": bound}}, "x")
+    assert numbers <= RANGES.keys() | {f"storage.{key}" for key in BESIDE}
 
 
 @pytest.mark.parametrize(
@@ -234,8 +236,24 @@ def test_no_number_is_without_a_range() -> None:
         ({"video": {"resize": "340x256", "short_side": 256}}, "--resize and --short-side exclude each other"),
         ({"video": {"fps": 5.0, "stride": 2}}, "--fps and --stride exclude each other"),
         ({"storage": {"rounding": "round"}}, "--rounding round is a convention of fixed ranges: add --range fixed"),
-        ({"storage": {"bound": 32}}, "--bound 32.0 is the bound of a fixed range: add --range fixed"),
-        ({"storage": {"rgb": False, "rgb_quality": 80}}, "are for stored RGB frames: leave --no-rgb out"),
+        ({"storage": {"bound": 32}}, "--bound 32.0 is the bound of a fixed range of 8 bits: add --range fixed, or"),
+        ({"storage": {"codec": "htj2k", "bound": 32}}, "--bound 32.0 is the bound of a fixed range of 8 bits"),
+        ({"storage": {"codec": "blosc", "bound": 32}}, "--bound 32.0 is the bound .* or --codec blosc --bits 8"),
+        (
+            {"storage": {"codec": "htj2k", "range": "fixed"}},
+            "--range fixed is for --codec jpeg: leave it out with htj2k",
+        ),
+        ({"storage": {"codec": "blosc", "quality": 80}}, "--quality 80 is for --codec jpeg: leave it out with blosc"),
+        ({"storage": {"level": 0.002}}, "--level 0.002 is for --codec htj2k: add that"),
+        ({"storage": {"codec": "htj2k", "bits": 8}}, "--bits 8 is for --codec blosc: add that"),
+        (
+            {"storage": {"codec": "blosc", "bits": 8, "step": 1}},
+            "--step 1.0 is for --codec blosc with 16 bits: add that",
+        ),
+        (
+            {"storage": {"rgb": False, "rgb_quality": 80}},
+            "--rgb-quality 80 is for stored RGB frames: leave --no-rgb out",
+        ),
     ],
 )
 def test_keys_that_exclude_each_other(tree: dict[str, Any], words: str) -> None:
@@ -281,114 +299,3 @@ def test_verdicts_to_retry() -> None:
 )
 def test_sizes_of_flow(config: dict[str, Any], height: int, width: int, expected: tuple[int, int]) -> None:
     assert VideoConfig(**config).flow_size(height, width) == expected
-
-
-# --- the fingerprint ---
-
-
-LIMITS = {"max_pixels": 10_000, "max_frames": 5}  # turn videos away, but shape no number of those that stay
-CHANGED = {
-    "video": {"resize": "340x256", "short_side": 256, "stride": 2, "fps": 12.0},
-    "flow": {"method": "dis", "backend": "other", "direction": "both", "parameters": {"warps": 6, "tau": 0.25}},
-    "storage": {"range": "fixed", "bound": 32.0, "rounding": "trunc", "quality": 80, "rgb": False}
-    | {"rgb_short_side": 128, "rgb_quality": 80},
-}
-
-
-def test_every_key_is_tried_below() -> None:
-    for section, changes in CHANGED.items():
-        assert {key for _, key, _, _ in keys(section)} - changes.keys() == (
-            LIMITS.keys() if section == "video" else set()
-        )
-
-
-@pytest.mark.parametrize(("section", "key"), [(section, key) for section, part in CHANGED.items() for key in part])
-def test_it_changes_with_every_key_that_shapes_bytes(section: str, key: str) -> None:
-    base = SETTINGS
-    if key in ("bound", "rounding"):  # which have a meaning for fixed ranges only
-        base = dataclasses.replace(base, storage=StorageConfig(range="fixed"))
-    part = dataclasses.replace(getattr(base, section), **{key: CHANGED[section][key]})
-    changed = dataclasses.replace(base, **{section: part})
-    assert changed.fingerprint() != base.fingerprint()
-    (difference,) = base.differences(changed)
-    assert re.fullmatch(rf"{section}\.{key}(\.warps)?: .* -> .*", difference)
-
-
-def test_limits_have_no_part_in_it() -> None:
-    for key, value in LIMITS.items():
-        changed = dataclasses.replace(SETTINGS, video=VideoConfig(**{key: value}))
-        assert changed.fingerprint() == SETTINGS.fingerprint() and SETTINGS.differences(changed) == []
-
-
-def test_it_changes_with_the_engine() -> None:
-    newer = dataclasses.replace(SETTINGS, engine="opencv 5.0.1")
-    assert newer.fingerprint() != SETTINGS.fingerprint()
-    assert SETTINGS.differences(newer) == ["engine: opencv 5.0.0 -> opencv 5.0.1"]
-
-
-def test_differences_name_both_values() -> None:
-    changed = dataclasses.replace(
-        SETTINGS,
-        flow=dataclasses.replace(SETTINGS.flow, parameters={"warps": 10, "theta": 0.3}),
-        storage=StorageConfig(rgb=False),
-    )
-    assert SETTINGS.differences(changed) == [
-        "flow.parameters.tau: 0.25 -> unset",
-        "flow.parameters.theta: unset -> 0.3",
-        "flow.parameters.warps: 5 -> 10",
-        "storage.rgb: True -> False",
-    ]
-    assert SETTINGS.differences(SETTINGS) == []
-
-
-def test_source_and_run_have_no_part_in_it() -> None:
-    names = {name for part in SETTINGS.to_json().values() if isinstance(part, dict) for name in part}
-    assert not names & {key for _, key, _, _ in keys("source", "run")}
-
-
-def test_it_is_the_same_in_every_process_and_order_of_keys() -> None:
-    tree = json.loads(json.dumps(SETTINGS.to_json()))
-    mixed = {
-        name: dict(reversed(part.items())) if isinstance(part, dict) else part for name, part in reversed(tree.items())
-    }
-    assert Settings.from_json(mixed).fingerprint() == SETTINGS.fingerprint()
-    code = (
-        "import sys, json\nfrom flowprep.config import Settings\n"
-        "print(Settings.from_json(json.load(sys.stdin)).fingerprint())"
-    )
-    for seed in ("1", "2"):
-        found = subprocess.run(
-            [sys.executable, "-c", code],
-            input=json.dumps(tree),
-            env={"PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert found.stdout.strip() == SETTINGS.fingerprint()
-
-
-leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
-json_trees = st.dictionaries(st.text(max_size=5), leaves | st.lists(leaves, max_size=3), max_size=5)
-
-
-@given(json_trees)
-def test_fingerprints_survive_json(tree: dict[str, Any]) -> None:
-    shuffled = json.loads(json.dumps(dict(reversed(tree.items()))))
-    assert fingerprint(shuffled) == fingerprint(tree)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"video": {"stride": "2"}},
-        {"video": {"strde": 2}},
-        {"flow": {"parameters": {"x": [1]}}},
-        {"storage": {"bound": -1}},
-        {"storage": [1]},
-        {"engine": [1]},
-    ],
-)
-def test_settings_from_elsewhere_are_checked(change: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="settings: "):
-        Settings.from_json({**SETTINGS.to_json(), **change})

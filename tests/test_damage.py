@@ -117,7 +117,7 @@ def test_a_missing_commit(out: Path) -> None:
     assert not report.clean and not report.faults, "not finished is not damaged"
     assert report.unfinished == (
         "1 of 2 shards are not committed, it is not finished: unless it is at work or its job waits in a queue, "
-        "run the extract or submit command again."
+        "run the command that made the dataset again."
     )
 
 
@@ -182,7 +182,9 @@ def test_rows_that_do_not_decode_are_found_only_by_reading_all(out: Path) -> Non
     rewrite(out, lambda commit: replace(commit, files=files), layout.commit_key(0, commit.shard))
     assert faults(out) == []
     (found,) = faults(out, full=True)
-    assert found == (f"{row.id}: {out}: row {row.flow.start + 1} of {row.flow.array}: stored data is not a JPEG image")
+    assert found == (
+        f"{row.id}: field 1: {out / key}: row {row.flow.start + 1} of {row.flow.array}: stored data is not a JPEG image"
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ def test_metadata_that_is_not_the_records(out: Path, damage: Callable[[Path], An
     damage(out)
     found = faults(out)
     assert len(found) == 1
-    assert re.search(words, found[0]) and "run the extract command again" in found[0]
+    assert re.search(words, found[0]) and "run the command that made the dataset again" in found[0]
     assert flowprep.open(out).flow(CLIP).shape[0] == 5, "flowprep itself reads the records"
 
 
@@ -263,7 +265,11 @@ def test_any_changed_byte_of_a_record_is_found(whole: Path, key: str, data: st.D
 )
 def test_what_is_no_record_is_refused_by_name(out: Path, key: str, data: bytes) -> None:
     (out / key).write_bytes(data)
-    advice = "from a copy of the dataset; without one, make" if key == PLAN else "Delete it and run the extract command"
+    advice = (
+        "from a copy of the dataset; without one, make"
+        if key == PLAN
+        else "Delete it and run the command that made the dataset"
+    )
     with pytest.raises(RefusedError, match=f"{out / key}: damaged .* {advice}"):
         flowprep.open(out)
 

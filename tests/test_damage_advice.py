@@ -61,7 +61,7 @@ def test_a_damaged_commit_is_one_fault_among_others(out: Path, how: str) -> None
     report = verify(Dataset(out, lenient=True))
     first, *others = report.faults
     assert first.startswith(f"{out / COMMIT}: ") and how in first
-    assert first.endswith("Delete it and run the extract command again: its shard is made anew.")
+    assert first.endswith("Delete it and run the command that made the dataset again: its shard is made anew.")
     assert f"{other}: its checksum is wrong; its commit record is {layout.commit_key(0, 0)}." in others
     assert report.damaged_commits == {COMMIT, layout.commit_key(0, 0)} and not report.unfinished
     assert not [fault for fault in others if "ledger row" in fault or "metadata" in fault], "it is no second fault"
@@ -81,7 +81,10 @@ def test_all_damaged_commits_can_be_deleted(tmp_path: Path, capsys: pytest.Captu
         assert run("verify", str(out), *option) == ExitCode.REFUSED
         words = capsys.readouterr().out
         assert [line.removeprefix("DAMAGED  ") for line in words.splitlines() if "DAMAGED  " in line] == with_files
-        assert f"Next: in {out}, delete {len(with_files)} commit records and run the extract command" in words
+        assert (
+            f"Next: in {out}, delete {len(with_files)} commit records and run the command that made the dataset"
+            in words
+        )
     assert "flowprep verify names every one" in repair_advice([str(k) for k in range(11)])
     assert "flowprep verify" not in repair_advice([str(k) for k in range(10)])
 

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 import flowprep
 from flowprep import codecs
 from flowprep.config import StorageConfig
+from flowprep.encode import RowFile
 from flowprep.errors import RefusedError, UsageError, Verdict
-from flowprep.extract import Extractor, RowFile
-from flowprep.plan import make_plan
+from flowprep.extract import Extractor
+from flowprep.plan import estimate, make_plan
 from flowprep.quantise import dequantise
 from flowprep.shard import BlockFiles, publish
 from flowprep.store.blobs import LocalStore
@@ -185,7 +186,8 @@ def test_a_video_over_several_files_reads_as_one(tmp_path: Path) -> None:
     fields, size = 2 * SLOTS + 4, ArrayName("flow", 16, 16)
     settings = replace(SETTINGS, flow=replace(SETTINGS.flow, direction="forward"), storage=StorageConfig(rgb=False))
     video = Video("long.avi", size=1)
-    plan = make_plan([(video, Probe(16, 16, fields + 1, 25.0))], settings, "/", seconds=lambda _: 1.0)
+    guess = estimate(video, Probe(16, 16, fields + 1, 25.0), settings)
+    plan = make_plan([(video, guess)], settings, "/", seconds=lambda _: 1.0)
     store = LocalStore(tmp_path / "out.zarr")
     write_plan(store, plan)
     rows = RowFile(tmp_path, size)
@@ -300,7 +302,7 @@ def test_a_pickle_opens_the_same_dataset(path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_threads_share_a_dataset(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowprep.store.reader.OPEN_FILES", 1)  # so that they close each other's files
+    monkeypatch.setattr("flowprep.store.rows.OPEN_FILES", 1)  # so that they close each other's files
     dataset, alone = flowprep.open(path), flowprep.open(path)
     ids = [row.id for row in dataset.videos if row.fields]
     expected = {id: (alone.flow(id), alone.frames(id)) for id in ids}

@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 import flowprep
-from flowprep.extract import RowFile
+from flowprep.encode import RowFile
 from flowprep.store.layout import ArrayName
 from flowprep.store.reader import Dataset
 from flowprep.store.summary import content_fingerprint, summarise

@@ -63,7 +63,7 @@ def strew(out: Path) -> dict[str, list[str]]:
     keys = {
         "orphan block": [
             layout.shard_key("flow_48x64", 77),
-            layout.side_key("flow_48x64", "stats", 77),
+            layout.side_key(layout.ArrayName("flow", 48, 64), "stats", 77),
             layout.shard_key("flow_backward_48x64", beyond),
             layout.shard_key("frames_9x9", 0),
         ],
@@ -205,7 +205,9 @@ def test_nothing_is_removed_when_a_record_is_damaged(out: Path) -> None:
     strew(out)
     (out / layout.commit_key(0, 1)).write_bytes(b"{}")
     before = files(out)
-    with pytest.raises(RefusedError, match="damaged commit record .* Delete it and run the extract command again"):
+    with pytest.raises(
+        RefusedError, match="damaged commit record .* Delete it and run the command that made the dataset again"
+    ):
         collect(LocalStore(out), older_than=0)
     assert files(out) == before
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 import flowprep
 from flowprep.cli import flowprep as group
 from flowprep.config import ExtractConfig, VideoConfig, build, read_pipeline
-from flowprep.run.planning import resolve
+from flowprep.run.product import resolve
 from flowprep.synthetic import write_demo_videos
 
 FOLDER = Path(__file__).parents[1] / "pipelines"

@@ -44,6 +44,10 @@ collections = st.lists(st.tuples(st.integers(-1, 2_000_000), probes), max_size=2
 pace = st.sampled_from([0.001, 0.02, 1.0])  # seconds for a field
 
 
+def guessed(videos: list[tuple[Video, Probe | None]]) -> list[tuple[Video, Estimate]]:
+    return [(video, estimate(video, probe, SETTINGS)) for video, probe in videos]
+
+
 def planned(
     videos: list[tuple[Video, Probe | None]],
     rate: float = 0.02,
@@ -51,7 +55,12 @@ def planned(
     used: dict[str, int] | None = None,
 ) -> Plan:
     return make_plan(
-        videos, SETTINGS, "/videos", seconds=lambda guess: rate * guess.fields, generation=generation, used=used
+        guessed(videos),
+        SETTINGS,
+        "/videos",
+        seconds=lambda guess: rate * guess.fields,
+        generation=generation,
+        used=used,
     )
 
 
@@ -107,7 +116,7 @@ def test_shards_are_some_minutes_of_work(costs: list[float]) -> None:
     """A shard goes past the aim by less than its last video, and falls short of it by less than the next."""
     videos = [(Video(f"{i:03d}"), None) for i in range(len(costs))]
     remaining = iter(costs)
-    plan = make_plan(videos, SETTINGS, "/", seconds=lambda _: next(remaining))
+    plan = make_plan(guessed(videos), SETTINGS, "/", seconds=lambda _: next(remaining))
     aim = min(max(sum(costs) / SHARDS_AIMED, SHARD_SECONDS[0]), SHARD_SECONDS[1])
     cost = {f"{i:03d}": seconds for i, seconds in enumerate(costs)}
     shards = [[cost[video.id] for video in shard.videos] for shard in plan.shards]
@@ -187,9 +196,9 @@ def test_videos_that_are_no_longer_than_planned_stay_where_planned(
     plan = planned(videos, rate)
     outcome = {}
     for video, probe in videos:
-        guess = estimate(video, probe, SETTINGS)
-        shorter = data.draw(st.none() | st.integers(0, guess.rows)) if probe else None
-        outcome[video.id] = (*guess.flow, shorter) if guess.flow and shorter is not None else None
+        frames = [rows for name, rows in estimate(video, probe, SETTINGS).rows.items() if name.startswith("frames")]
+        shorter = data.draw(st.none() | st.integers(0, frames[0])) if frames else None
+        outcome[video.id] = (probe.height, probe.width, shorter) if probe and shorter is not None else None
     for number, _, place in rows_written(plan, outcome, tmp_path_factory.getbasetemp()):
         run = plan.shards[number].blocks[place.array]
         assert run.first <= blocks_of(place)[0] and blocks_of(place)[-1] < run.first + run.count
@@ -209,13 +218,15 @@ def test_next_fit_is_monotone(pairs: list[tuple[int, int]]) -> None:
 
 def test_what_is_too_long_goes_behind_everything_planned() -> None:
     videos = [(Video(f"{i}.avi", size=1), Probe(320, 240, 3000, 25.0)) for i in range(4)]
-    plan = make_plan(videos, SETTINGS, "/", seconds=lambda _: SHARD_SECONDS[0])
+    plan = make_plan(guessed(videos), SETTINGS, "/", seconds=lambda _: SHARD_SECONDS[0])
     assert [shard.blocks["flow_240x320"] for shard in plan.shards] == [Blocks(2 * k, 2) for k in range(4)]
     assert plan.ends == {"flow_240x320": 8, "frames_16x21": 8}
     room = -(-MAX_FRAMES // BLOCK)
     assert [plan.overflow(k, "flow_240x320") for k in range(4)] == [8 + room * k for k in range(4)]
     assert [plan.overflow(k, "flow_99x99") for k in range(4)] == [room * k for k in range(4)], "a size nobody foresaw"
-    later = make_plan(videos, SETTINGS, "/", seconds=lambda _: 1, generation=1, used={"flow_240x320": 20, "x": 99})
+    later = make_plan(
+        guessed(videos), SETTINGS, "/", seconds=lambda _: 1, generation=1, used={"flow_240x320": 20, "x": 99}
+    )
     assert later.overflow(0, "flow_99x99") == 99, "behind all arrays that there are"
     assert later.shards[0].blocks["flow_240x320"].first == 20
 
@@ -234,18 +245,22 @@ def test_what_is_too_long_goes_behind_everything_planned() -> None:
         ({}, Probe(320, 240, 1, 25.0), 0, 1),
         ({}, Probe(320, 240, 10**9, 25.0), 10**9 - 1, 1_000_000),
         ({}, None, 200, 5002),  # by the file's size: a megabyte
-        ({}, Probe(320, 240, 1, 0.0), 200, 5002),  # the header knows nothing
+        ({}, Probe(320, 240, 1, 0.0), 200, 5002),  # the header knows nothing of the length
     ],
 )
 def test_estimates(config: dict[str, float], probe: Probe | None, fields: int, rows: int) -> None:
     chosen = replace(SETTINGS, video=VideoConfig(**config))
     guess = estimate(Video("x", size=1_000_000), probe, chosen)
-    assert (guess.fields, guess.rows) == (fields, rows)
-    assert (guess.flow, guess.rgb) == (((240, 320), (16, 21)) if probe else (None, None))
+    assert guess.fields == fields
+    if probe:
+        assert guess.pixels == 240 * 320
+        assert guess.rows == {name: n for name, n in (("flow_240x320", rows - 1), ("frames_16x21", rows)) if n}
+    else:
+        assert (guess.pixels, guess.rows) == (0, {})
 
 
 def test_a_missing_file_needs_nothing() -> None:
-    assert estimate(Video("x"), None, SETTINGS) == Estimate(None, None, 0, 2, 1)
+    assert estimate(Video("x"), None, SETTINGS) == Estimate({}, 0, 1)
 
 
 # --- on the disk ---
@@ -278,7 +293,7 @@ def test_three_hundred_thousand_videos() -> None:
     """Kinetics-600 with its headers: planned, written and read within a minute and a gigabyte."""
     code = """if True:
         import random, resource, time
-        from flowprep.plan import Plan, make_plan
+        from flowprep.plan import Plan, estimate, make_plan
         from flowprep.types import Probe, Video
         from tests.test_plan import SETTINGS
         draw = random.Random(0).choice
@@ -292,7 +307,8 @@ def test_three_hundred_thousand_videos() -> None:
             for i in range(300_000)
         ]
         start = time.process_time()
-        plan = make_plan(videos, SETTINGS, "/videos", seconds=lambda guess: guess.fields * 0.05)
+        guesses = [(video, estimate(video, probe, SETTINGS)) for video, probe in videos]
+        plan = make_plan(guesses, SETTINGS, "/videos", seconds=lambda guess: guess.fields * 0.05)
         planned = time.process_time() - start
         data = plan.to_bytes()
         assert Plan.from_bytes(data, "plan") == plan

@@ -1,4 +1,4 @@
-"""What is stored in 8 bits reads back in pixels within the bound that the documentation states."""
+"""What is stored as integers reads back in pixels within the bound that the documentation states."""
 
 from __future__ import annotations
 
@@ -235,11 +235,87 @@ def test_the_ends_of_any_bound_do_not_wrap(rounding: str, bound: float) -> None:
         assert (levels[0, 0] >= 254).all() and (levels[0, 1] <= 1).all()
 
 
+# --- 16 bits, and 8 that are signed ---
+
+HTJ2K = StorageConfig(codec="htj2k")
+STEPS = StorageConfig(codec="blosc", step=0.0625)
+SIGNED = StorageConfig(codec="blosc", bits=8, bound=BOUND)
+FIXED = {"htj2k": HTJ2K, "blosc16": STEPS, "blosc8": SIGNED, "jpeg": fixed("exact")}
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype", "expected"),
+    [
+        (HTJ2K, "uint16", {0: 32768, 1: 33280, -1: 32256, 0.001: 32769, 63: 65024, -63: 512, 64: 65024, -3e38: 512}),
+        (STEPS, "int16", {0: 0, 1: 16, -1: -16, 0.04: 1, 2000: 32000, 2100: 32767, -2100: -32767, 3e38: 32767}),
+        (SIGNED, "int8", {0: 0, 1: 6, -1: -6, 20: 127, -20: -127, 25: 127, -25: -127, 3e38: 127, -3e38: -127}),
+    ],
+    ids=["htj2k", "blosc16", "blosc8"],
+)
+def test_levels_of_the_other_codecs(config: StorageConfig, dtype: str, expected: dict[float, int]) -> None:
+    for value, level in expected.items():
+        levels = quantise(field(value), config).levels
+        assert levels.dtype == dtype
+        assert (levels[0, 0] == level).all(), value
+
+
+@pytest.mark.parametrize(
+    ("config", "bound", "scale", "zero"),
+    [(HTJ2K, 63, 1 / 512, 32768), (STEPS, 2047, 0.0625, 0), (SIGNED, 20, 20 / 127, 0)],
+    ids=["htj2k", "blosc16", "blosc8"],
+)
+@given(seed=st.integers(0, 2**32 - 1), size=st.floats(-3, 3))
+@settings(deadline=None, max_examples=40)
+def test_they_err_by_half_a_level_within_their_bound(
+    config: StorageConfig, bound: float, scale: float, zero: float, seed: int, size: float
+) -> None:
+    flow = np.random.default_rng(seed).normal(0, 10**size, SHAPE).clip(-bound, bound).astype(np.float32)
+    stored = quantise(flow, config)
+    assert (stored.scale == np.float32(scale)).all() and (stored.zero == zero).all()
+    assert np.abs(restored(stored).astype(np.float64) - flow).max() <= scale * (0.5 + 1e-4) + bound * 2.0**-22
+    assert (restored(stored)[flow == 0] == 0).all()
+
+
+@pytest.mark.parametrize("name", FIXED)
+@given(arrays(np.float32, SHAPE, elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
+@settings(deadline=None, max_examples=40)
+def test_every_exact_zero_mirrors_without_bias(name: str, flow: NDArray[np.float32]) -> None:
+    there, back = quantise(flow, FIXED[name]), quantise(-flow, FIXED[name])
+    assert (back.levels.astype(int) == 2 * there.zero[0, 0] - there.levels.astype(int)).all()
+    assert (restored(back) == -restored(there)).all()
+
+
+# --- stacks ---
+
+
+@pytest.mark.parametrize("config", [FIELD, *FIXED.values()], ids=["field", *FIXED])
+def test_a_stack_of_one_field_is_that_field(config: StorageConfig) -> None:
+    """And a stack of several with fixed levels is its fields, one behind the other."""
+    flow = np.random.default_rng(0).normal(0, 3, (6, 2, 16, 24)).astype(np.float32)
+    fields, stacks = quantise(flow, config), quantise(flow.reshape(2, 6, 16, 24), config)
+    assert stacks.levels.shape == (2, 6, 16, 24) and stacks.scale.shape == stacks.zero.shape == (2, 2)
+    assert stacks.stats.shape == (2, 2, 3)
+    assert np.abs(restored(stacks).reshape(flow.shape) - flow).max() <= stacks.scale.max() * 0.5001
+    if config is not FIELD:
+        assert (stacks.levels.reshape(flow.shape) == fields.levels).all()
+
+
+def test_the_range_of_a_stack_is_of_all_its_u_and_of_all_its_v() -> None:
+    flow = np.zeros((1, 6, 4, 4), np.float32)
+    flow[0, 0::2] = np.array([-1, 2, 5], np.float32)[:, None, None]
+    flow[0, 1::2] = np.array([10, 30, 20], np.float32)[:, None, None]
+    stored = quantise(flow, FIELD)
+    assert stored.stats[0].tolist() == [[2, -1, 5], [20, 10, 30]]
+    assert np.allclose(stored.scale[0], [6 / 254, 20 / 254])
+    check = dequantise(stored.levels[:, :, ::2, ::2], stored.scale, stored.zero)  # of a part that is not contiguous
+    assert np.abs(check - flow[:, :, ::2, ::2]).max() <= 10 / 254
+
+
 # --- what is no flow ---
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("config", [FIELD, fixed("exact"), fixed("round"), fixed("trunc")], ids=str)
+@pytest.mark.parametrize("config", [FIELD, fixed("round"), fixed("trunc"), *FIXED.values()], ids=str)
 def test_flow_that_is_not_finite_is_refused(value: float, config: StorageConfig) -> None:
     flow = field(between(-3, 5))
     flow[0, 1, 3, 4] = value

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"cv2", "av", "torch", "dask", "distributed", "zarr"}
+HEAVY = {"cv2", "av", "torch", "dask", "distributed", "zarr", "imagecodecs"}
 HELP_SECONDS = 0.3  # CPU
 
 
@@ -41,3 +41,10 @@ def test_help_is_light_and_quick() -> None:
     assert seconds < HELP_SECONDS, (
         f"{seconds:.2f} s of CPU: .venv/bin/python -X importtime .venv/bin/flowprep --help shows the cause"
     )
+
+
+def test_only_the_codec_that_is_used_is_loaded() -> None:
+    imports = "import flowprep.extract, flowprep.store.reader; from flowprep.config import StorageConfig; "
+    use = "from flowprep.store.zarr_codec import encoding; encoding(StorageConfig({}))"
+    assert "imagecodecs" not in started(imports + use.format(""))[0]
+    assert "imagecodecs" in started(imports + use.format("codec='htj2k'"))[0]

@@ -70,7 +70,10 @@ def test_from_the_plan_to_the_end(folder: Path, videos: list[Video], tmp_path: P
     assert found.fields_left == sum(shard.fields for shard in plan.shards) > 0
     words = said(out, ExitCode.UNFINISHED)
     assert f"shards       0 of {len(plan.shards)} committed" in words and "no pace known yet" in words
-    assert "next         if no job is waiting in a queue, which cannot be seen here, run the extract or submit" in words
+    assert (
+        "next         if no job is waiting in a queue, which cannot be seen here, run the command that made the"
+        in words
+    )
 
     extract(out, plan, [1])
     date_back(out, 1.0)
@@ -139,11 +142,11 @@ def test_a_job_in_a_queue_cannot_be_seen(folder: Path, videos: list[Video], tmp_
     plan = plan_more(tmp_path / "out.zarr", folder, videos)
     for say in (command, verify_command, info_command):
         words = CliRunner().invoke(say, [str(tmp_path / "out.zarr")]).output
-        (advice,) = [line for line in words.splitlines() if "extract" in line]
-        assert "extract or submit command" in advice and "queue" in advice.partition("extract")[0]
+        (advice,) = [line for line in words.splitlines() if "made the dataset (or submit) again" in line]
+        assert "queue" in advice.partition("made the dataset")[0]
     extract(tmp_path / "out.zarr", plan, [0])
     date_back(tmp_path / "out.zarr", 1.0)
-    assert "if not, and no job is waiting, run the extract or submit" in said(tmp_path / "out.zarr", 75)
+    assert "if not, and no job is waiting, run the command that made the dataset (or" in said(tmp_path / "out.zarr", 75)
 
 
 def test_every_key_is_documented(whole: Path) -> None:

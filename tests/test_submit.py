@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from flowprep.cli import flowprep as group
 from flowprep.config import RunConfig, build, read_pipeline
 from flowprep.errors import ExitCode, RefusedError, UsageError
-from flowprep.run.planning import resolve
+from flowprep.run.product import resolve
 from flowprep.store.blobs import LocalStore
 from flowprep.submit.slurm import Slurm
 from flowprep.synthetic import write_demo_videos

@@ -16,6 +16,8 @@ from flowprep.errors import ExitCode, FlowprepError
 
 COMMANDS = {
     "extract": "Compute flow for a folder or list of videos, into one dataset.",
+    "stack": "Stack the flow of a dataset: fields or trajectories, as a dataset.",
+    "transcode": "Store a dataset in another way: smaller, faster to read, or for any Zarr reader.",
     "submit": "Extract on a cluster: plan, write a job of SLURM or Kubernetes, and submit it.",
     "status": "Say how far an extraction is: done, rate, time left, what to do next.",
     "info": "Say what is in a dataset: counts, sizes, settings, error bound, fingerprints.",

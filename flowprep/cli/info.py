@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from flowprep.wording import plural, size
+from flowprep.wording import describe_stack, plural, size
 
 
 @click.command("info")
@@ -44,28 +44,29 @@ def _lines(info: Any) -> list[str]:
     from flowprep.store.commits import CONTINUE
 
     settings = info.settings
-    flow, storage, video = settings["flow"], settings["storage"], settings["video"]
+    flow, video, stack = settings["flow"], settings["video"], settings.get("stack")
     parameters = " ".join(f"{name}={value}" for name, value in flow["parameters"].items())
-    coding = "each field's own range" if storage["range"] == "field" else f"fixed +-{storage['bound']} px"
-    if storage["range"] == "fixed":
-        coding += f", {storage['rounding']}"
     verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in info.verdicts.items())
     classes = f" in {info.labels:,} class" + ("es" if info.labels > 1 else "") if info.labels else ""
     frames = f"{info.frames:,} RGB, {size(info.frames_bytes)}" if info.frames else "none stored"
     limit = f", at most {video['fps']} per second" if video["fps"] else ""
     ratio = f"{info.ratio:.1f}x smaller than float32 ({size(info.float32_bytes)})" if info.fields else "-"
+    unit = "stack" if stack else "field"
+    made = f"the {'stacks' if stack else 'flow'} it was made from" if settings.get("origins") else "the computed flow"
     lines = [
         f"dataset      {info.path}",
         f"videos       {info.videos:,}{classes}: {verdicts}",
-        f"flow         {info.fields:,} fields, {size(info.flow_bytes)}",
+        f"{unit + 's' if stack else 'flow':<13}{plural(info.fields, unit)}, {size(info.flow_bytes)}",
         f"ratio        {ratio}",
         f"frames       {frames}",
         f"on disk      {size(info.bytes)}",
         f"added error  {info.added_epe:.4f} px on average, {info.added_epe_max:.2f} px at worst: the end-point error",
-        f"             that storing adds to the computed flow, measured on {info.sampled_fields:,} fields",
+        f"             that storing adds to {made}, measured on {info.sampled_fields:,} rows",
         f"method       {flow['method']} on {flow['backend']} ({settings['engine']}), {flow['direction']}",
         f"parameters   {parameters or 'none'}",
-        f"coding       JPEG, {coding}",
+        f"coding       {_coding(settings['storage'])}",
+        *(f"before       {_coding(storage)}" for storage in reversed(settings.get("origins", []))),
+        *([f"stacks       {describe_stack(stack)}"] if stack else []),
         f"frames used  stride {video['stride']}{limit}",
     ]
     if info.unfinished_shards:
@@ -78,3 +79,17 @@ def _lines(info: Any) -> list[str]:
     if info.versions:
         lines.append("written with " + ", ".join(f"{name} {version}" for name, version in info.versions.items()))
     return lines
+
+
+def _coding(storage: dict[str, Any]) -> str:
+    """How flow is stored, in short."""
+    codec = storage.get("codec", "jpeg")
+    if codec == "htj2k":
+        return f"HTJ2K, 1/512 px a level, step {storage['level']:g} of the range"
+    if codec == "blosc" and storage["bits"] == 16:
+        return f"Blosc, 16 bits, {storage['step']:g} px a level"
+    if codec == "blosc":
+        return f"Blosc, 8 bits, fixed +-{storage['bound']:g} px"
+    if storage["range"] == "field":
+        return "JPEG, each field's own range"
+    return f"JPEG, fixed +-{storage['bound']} px, {storage['rounding']}"

@@ -1,4 +1,4 @@
-"""The options of an extraction, made from the fields of its configuration: one registry for command line and YAML."""
+"""The options of a run, made from the fields of its configuration: one registry for command line and YAML."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from typing import Any, TypeVar
 
 import click
 
-from flowprep.config import ExtractConfig, FlowConfig
+from flowprep.config import ExtractConfig, FlowConfig, StackingConfig, TranscodeConfig
 from flowprep.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 POSITIONAL = {("source", "path")}  # keys of a pipeline file that the command line takes as arguments
+FRAMES = {("storage", "rgb"), ("storage", "rgb_short_side"), ("storage", "rgb_quality")}
+# Keys without a meaning for what is made: stacks have no frames, and frames are not encoded again.
+NOT_TAKEN: dict[type, set[tuple[str, str]]] = {
+    StackingConfig: FRAMES,
+    TranscodeConfig: FRAMES - {("storage", "rgb")},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +41,16 @@ class Option:
         return f"{self.section}_{self.key}"
 
 
-def registry() -> list[Option]:
-    """All options of ``flowprep extract``, section by section."""
+def registry(config: type[Any] = ExtractConfig) -> list[Option]:
+    """All options of the command whose configuration is ``config``, section by section."""
     options = []
-    for section in dataclasses.fields(ExtractConfig):
-        kind = typing.get_type_hints(ExtractConfig)[section.name]
+    for section in dataclasses.fields(config):
+        kind = typing.get_type_hints(config)[section.name]
         if not dataclasses.is_dataclass(kind):
             continue
         hints = typing.get_type_hints(kind)
         for item in dataclasses.fields(kind):
-            if (section.name, item.name) in POSITIONAL:
+            if (section.name, item.name) in POSITIONAL | NOT_TAKEN.get(config, set()):
                 continue
             data = item.metadata
             flag = "--" + (data["option"] or item.name).replace("_", "-")
@@ -56,11 +62,18 @@ def registry() -> list[Option]:
     return options
 
 
-def extract_options(command: F) -> F:
+def options_of(config: type[Any]) -> Callable[[F], F]:
     """Decorator: add the whole registry to a click command."""
-    for option in reversed(registry()):
-        command = click.option(*_declaration(option), **_attributes(option))(command)
-    return command
+
+    def decorate(command: F) -> F:
+        for option in reversed(registry(config)):
+            command = click.option(*_declaration(option), **_attributes(option))(command)
+        return command
+
+    return decorate
+
+
+extract_options = options_of(ExtractConfig)
 
 
 def _declaration(option: Option) -> tuple[str, ...]:
@@ -76,7 +89,8 @@ def _attributes(option: Option) -> dict[str, Any]:
     attributes: dict[str, Any] = {"default": None, "help": option.help + _shown_default(option)}
     if option.kind is bool:
         return {**attributes, "is_flag": True}
-    attributes["type"] = click.Choice(option.choices) if option.choices else option.kind
+    choices = [choice for choice in option.choices if choice]  # "" is for leaving it out
+    attributes["type"] = click.Choice(choices) if choices else option.kind
     if option.metavar:
         attributes["metavar"] = option.metavar
     return attributes
@@ -91,13 +105,13 @@ def _shown_default(option: Option) -> str:
     return f" [default: {option.default:,}]" if option.kind is int else f" [default: {option.default}]"
 
 
-def apply(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def apply(tree: dict[str, Any], given: dict[str, Any], config: type[Any] = ExtractConfig) -> dict[str, Any]:
     """``tree`` (from :func:`flowprep.config.read_pipeline`) with the options that were given put over it.
 
     Raises UsageError for a ``--set`` that is malformed or meant for another method.
     """
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    for option in registry():
+    for option in registry(config):
         value = given.get(option.name)
         if value is None or value == ():
             continue

@@ -64,8 +64,12 @@ def _next(found: Any) -> str:
     if found.complete:
         return f"complete, nothing to do; flowprep verify {found.path} checks every file"
     if found.alive:
-        return "nothing: it seems to be at work; if not, and no job is waiting, run the extract or submit command again"
+        return (
+            "nothing: it seems to be at work; if not, and no job is waiting, "
+            "run the command that made the dataset (or submit) again"
+        )
     return (
-        "if no job is waiting in a queue, which cannot be seen here, run the extract or submit command again: "
+        "if no job is waiting in a queue, which cannot be seen here, run the command that made the dataset (or submit) "
+        "again: "
         "nobody seems to be at work; it continues"
     )

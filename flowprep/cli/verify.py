@@ -61,7 +61,10 @@ def _verify(dataset: str, full: bool) -> None:
         click.echo(f"DAMAGED  {key}")
     if report.damaged_commits:
         these = plural(len(report.damaged_commits), "commit record")
-        click.echo(f"Next: in {dataset}, delete {these} and run the extract command again: those shards are made anew.")
+        click.echo(
+            f"Next: in {dataset}, delete {these} and run the command that made the dataset again: "
+            "those shards are made anew."
+        )
     checked = f"{plural(report.videos, 'video')}, {plural(report.files, 'file')}, {size(report.bytes)}"
     verdict = plural(len(report.faults), "fault") if report.faults else "unfinished" if report.unfinished else "clean"
     click.echo(f"{checked}, {plural(report.rows_read, 'row')} decoded: {verdict}")

@@ -28,6 +28,16 @@ class Settings:
     origins: tuple[StorageConfig, ...] = ()  # how the flow was stored before, in the datasets it was made from
     stack: StackConfig | None = None  # of a dataset of stacks
 
+    @property
+    def derived(self) -> bool:
+        """Whether the dataset was made from another one, not from videos."""
+        return bool(self.origins)
+
+    @property
+    def computes_flow(self) -> bool:
+        """Whether flow is computed for it."""
+        return not self.derived or bool(self.stack and self.stack.backward == "frames")
+
     def to_json(self) -> dict[str, Any]:
         tree = {
             "format": FORMAT_VERSION,

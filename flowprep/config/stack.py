@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flowprep.config.sizes import parse_size
+from flowprep.config.source import MAX_FRAMES
 from flowprep.errors import UsageError
 from flowprep.schema import setting
 
 STACK_KINDS = ("flow", "trajectory")
 ANCHORS = ("start", "centre")
 SHORT = ("refuse", "repeat-last")
+BACKWARD = ("stored", "frames")
 MAX_LENGTH = 32  # fields in a stack
+MAX_STRIDE = 100  # fields from one to the next: longer ago than any motion can be followed
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Stacking:
     def __post_init__(self) -> None:
         if not 1 <= self.length <= MAX_LENGTH:
             raise UsageError(f"--length {self.length}: give 1 to {MAX_LENGTH} fields.")
-        if self.temporal_stride < 1:
-            raise UsageError(f"--temporal-stride {self.temporal_stride}: give 1 (every field) or more.")
+        if not 1 <= self.temporal_stride <= MAX_STRIDE:
+            raise UsageError(f"--temporal-stride {self.temporal_stride}: give 1 (every field) to {MAX_STRIDE}.")
         if self.bidirectional and self.length % 2:
             raise UsageError(f"--length {self.length}: half of it is for each direction, so give an even number.")
         if self.bidirectional and self.anchor != "start":
@@ -47,8 +50,16 @@ class Stacking:
 class StackConfig(Stacking):
     """Which stacks of a video are stored, and at what size."""
 
-    every: int = setting(0, "A stack every N frames; 0 = as many as make each field part of one.", metavar="N")
+    every: int = setting(
+        0, "A stack every N frames; 0 = as many as it has fields, so that stacks follow each other.", metavar="N"
+    )
     per_video: int = setting(0, "N stacks in each video, evenly spaced, instead of --every.", metavar="N")
+    backward: str = setting(
+        "",
+        "Bidirectional: backward fields as stored, or computed from the RGB frames. Default: stored if there.",
+        choices=("", *BACKWARD),
+        metavar="|".join(BACKWARD),
+    )
     size: str = setting("", "Size of the stacks; fields are resized to it before. Default: as stored.", metavar="WxH")
 
     def __post_init__(self) -> None:
@@ -56,8 +67,10 @@ class StackConfig(Stacking):
         if self.every and self.per_video:
             raise UsageError("--every and --per-video exclude each other: give one of them.")
         for name in ("every", "per_video"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 or more.")
+            if not 0 <= getattr(self, name) <= MAX_FRAMES:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 to {MAX_FRAMES}.")
+        if self.backward and not self.bidirectional:
+            raise UsageError(f"--backward {self.backward} is for stacks of both directions: add --bidirectional.")
         self.target_size()
 
     def target_size(self) -> tuple[int, int] | None:

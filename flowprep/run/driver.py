@@ -1,4 +1,4 @@
-"""An extraction from its configuration to its exit code: list, plan, run what is missing, finalise, sum up."""
+"""A run from its configuration to its exit code: list, plan, run what is missing, finalise, sum up."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowprep import flow, shard
-from flowprep.annotations import source_root
-from flowprep.config import ExtractConfig
+from flowprep import shard
+from flowprep.config import ExtractConfig, StackingConfig, TranscodeConfig
 from flowprep.devices import gpus
 from flowprep.errors import ExitCode, RefusedError, StoreError, UnfinishedError, UsageError, Verdict
 from flowprep.plan import Plan
@@ -18,13 +17,14 @@ from flowprep.records import many_objects
 from flowprep.run.address import scheduler_address
 from flowprep.run.batch import share
 from flowprep.run.changes import refuse_other_settings
+from flowprep.run.derived import StacksOfFields, Transcoded
 from flowprep.run.engines import open_engine
 from flowprep.run.expectation import Expectation
-from flowprep.run.planning import Planner, refuse_foreign, resolve
+from flowprep.run.planning import Planner, refuse_foreign
+from flowprep.run.product import FlowOfVideos, Product, limits_of
 from flowprep.run.progress import Progress
 from flowprep.run.signals import Stop, stop_on_signals
 from flowprep.run.window import drive
-from flowprep.sandbox import Limits
 from flowprep.shard import Work, give_up
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
@@ -47,28 +47,33 @@ class Summary:
     shards_left: int = 0  # for the other tasks of a job array; then all of the above is of this run alone
 
 
-class Extraction:
-    """One run of ``flowprep extract``.
+class Run:
+    """One run of a command that makes a dataset.
 
     ``say`` receives lines for the user (notes, not results); ``quiet`` turns off the progress display.
     """
 
-    def __init__(self, config: ExtractConfig, say: Callable[[str], None] = print, *, quiet: bool = False) -> None:
-        if not config.source.path:
-            raise UsageError("no source: name a folder of videos or a list file.")
+    def __init__(
+        self,
+        product: Product,
+        config: ExtractConfig | TranscodeConfig,
+        say: Callable[[str], None] = print,
+        *,
+        quiet: bool = False,
+    ) -> None:
         if not config.output:
             raise UsageError("no output: name the dataset to write, for example ucf101.zarr.")
         self.config = config
         self.say = say
         self.quiet = quiet
-        self.settings = resolve(config)
-        self.gpu = flow.find(self.settings.flow.method, self.settings.flow.backend, elsewhere=True).gpu
+        self.settings = product.settings
+        self.gpu = product.gpu
         self.output = Path(config.output)
         self.store = LocalStore(self.output)
         here = len(gpus()) if self.gpu else len(os.sched_getaffinity(0))
         self.workers = config.run.workers or max(1, here)
-        self.limits = Limits(config.run.stall_seconds, config.run.memory_limit)
-        self._planner = Planner(config, self.settings, self.workers, say)
+        self._product = product
+        self._planner = Planner(product, self.output, config.run, self.workers, say)
         refuse_foreign(self.output)
         if config.cluster.remote:
             scheduler_address(config.cluster)  # not only after an hour of planning
@@ -131,7 +136,7 @@ class Extraction:
         mine = share(self.config.cluster.task)
         self.store.sweep()
         plans = self._planner.read() or self._planner.plans(self._planner.source())
-        root = self._root()
+        root = self._product.root()
         refuse_other_settings(self.output, plans, self.settings)
         done: list[ShardResult] = []
         for plan in plans:
@@ -153,29 +158,20 @@ class Extraction:
             shards_left=left,
         )
 
-    def _root(self) -> Path:
-        """Where the videos are now, of a dataset that has a plan. Raises StoreError where they are not."""
-        source = self.config.source
-        try:
-            return source_root(Path(source.path), Path(source.root) if source.root else None)
-        except UsageError as error:
-            raise StoreError(f"{error} It was there when the dataset was planned: is its disk mounted?") from None
-
     def _run_shards(self, plan: Plan, todo: list[int], root: str, stop: Stop) -> list[ShardResult]:
         """Run the shards ``todo`` of ``plan``; what became of each."""
         if not todo:
             return []
         remote = self.config.cluster.remote
-        chosen = self.settings.flow
         if not remote:
-            flow.get(chosen.method, chosen.backend, **chosen.parameters).warm(self.say)  # once, not in each process
+            self._product.warm(self.say)  # once, not in each process
         total = len(plan.shards)
         if len(todo) < total and self.config.cluster.executor == "dask":
             self.say(f"Continuing: {total - len(todo)} of {total} shards are done.")
         videos = sum(len(plan.shards[k].videos) for k in todo)
         fields = sum(plan.shards[k].fields for k in todo)
         workers = self.config.run.workers if remote else min(self.workers, len(todo))
-        work = Work(str(self.output.absolute()), plan.generation, self.limits, root)
+        work = Work(str(self.output.absolute()), plan.generation, limits_of(self.config.run), root)
         results: list[ShardResult] = []
         with Progress(videos, fields, quiet=self.quiet) as progress:
 
@@ -229,3 +225,28 @@ class Extraction:
             seconds=time.monotonic() - started,
             exit_code=ExitCode.OK if len(digest.failures) <= allowed else ExitCode.REFUSED,
         )
+
+
+class Extraction(Run):
+    """One run of ``flowprep extract``."""
+
+    config: ExtractConfig
+
+    def __init__(self, config: ExtractConfig, say: Callable[[str], None] = print, *, quiet: bool = False) -> None:
+        if not config.source.path:
+            raise UsageError("no source: name a folder of videos or a list file.")
+        super().__init__(FlowOfVideos(config), config, say, quiet=quiet)
+
+
+class Stacking(Run):
+    """One run of ``flowprep stack``."""
+
+    def __init__(self, config: StackingConfig, say: Callable[[str], None] = print, *, quiet: bool = False) -> None:
+        super().__init__(StacksOfFields(config), config, say, quiet=quiet)
+
+
+class Transcoding(Run):
+    """One run of ``flowprep transcode``."""
+
+    def __init__(self, config: TranscodeConfig, say: Callable[[str], None] = print, *, quiet: bool = False) -> None:
+        super().__init__(Transcoded(config), config, say, quiet=quiet)

@@ -1,22 +1,20 @@
-"""What an extraction should come to: its plan, its size, its time. Guesses from headers, printed by --dry-run."""
+"""What a run should come to: its plan, its size, its time. Guesses, printed by --dry-run."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowprep import flow
-from flowprep.config import Settings
-from flowprep.plan import Estimate, Plan, estimate, make_plan
+from flowprep.plan import Estimate, Plan, make_plan
+from flowprep.run.product import Product
 from flowprep.store.commits import Commit
-from flowprep.store.layout import parse_block_key
-from flowprep.types import Probe, Video
+from flowprep.store.layout import ArrayName, parse_block_key
+from flowprep.types import Video
 
-FLOW_RATIO = 60.0  # float32 bytes of a field to stored bytes
+RATIOS = {"jpeg": 60.0, "htj2k": 140.0, "blosc": 17.0}  # float32 bytes of a field to stored bytes, by codec
 FRAME_BYTES_PER_PIXEL = 0.25  # of a stored RGB frame
-OTHER_SECONDS_PER_FRAME = 0.004  # decode, quantise, encode
-USUAL_SIZE = (256, 340)  # px, of a video whose header says nothing
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Expectation:
     """What --dry-run prints."""
 
     plan: Plan
-    estimates: dict[str, Estimate] = field(default_factory=dict)
+    estimates: list[Estimate] = field(default_factory=list)
     seconds: float = 0.0  # on one core
 
     @property
@@ -33,50 +31,40 @@ class Expectation:
 
     @property
     def frames(self) -> int:
-        return sum(guess.decoded for guess in self.estimates.values())
+        return sum(guess.decoded for guess in self.estimates)
 
     @property
     def fields(self) -> int:
-        return sum(guess.fields for guess in self.estimates.values())
+        return sum(guess.fields for guess in self.estimates)
 
     @property
     def bytes(self) -> int:
         """Expected size of the dataset."""
-        directions = 2 if self.plan.settings.flow.direction == "both" else 1
+        settings = self.plan.settings
         total = 0.0
-        for guess in self.estimates.values():
-            if guess.flow:
-                total += guess.fields * directions * guess.flow[0] * guess.flow[1] * 8 / FLOW_RATIO
-            if guess.rgb:
-                total += (guess.fields + 1) * guess.rgb[0] * guess.rgb[1] * FRAME_BYTES_PER_PIXEL
+        for guess in self.estimates:
+            for array in map(ArrayName.parse, guess.rows):
+                if array.is_rgb:
+                    total += (guess.fields + 1) * array.height * array.width * FRAME_BYTES_PER_PIXEL
+                    continue
+                directions = 2 if settings.flow.direction == "both" and array.kind != "stack" else 1
+                floats = guess.fields * directions * math.prod(array.row_shape())
+                total += 4 * floats / RATIOS[settings.storage.codec]
         return int(total)
 
 
 def expect(
-    settings: Settings,
-    root: Path,
-    videos: Sequence[Video],
-    probes: Sequence[Probe | None],
-    generation: int,
-    used: dict[str, int],
+    product: Product, root: Path, videos: Sequence[Video], generation: int, used: dict[str, int], workers: int
 ) -> Expectation:
     """Cut ``videos`` into shards and add up what they should need.
 
-    ``used`` is the first unused block of each array that exists already; see :func:`used_blocks`.
+    ``used`` is the first unused block of each array that exists already; see :func:`used_blocks`. ``workers``: how many
+    files to look into at once. Raises UnfinishedError when told to stop.
     """
-    chosen = settings.flow
-    algorithm = flow.get(chosen.method, chosen.backend, **chosen.parameters)
-    directions = 2 if chosen.direction == "both" else 1
-
-    def seconds(guess: Estimate) -> float:
-        height, width = guess.flow or USUAL_SIZE
-        each = algorithm.seconds_per_megapixel() * height * width / 1e6
-        return guess.fields * each * directions + guess.decoded * OTHER_SECONDS_PER_FRAME
-
-    pairs = list(zip(videos, probes, strict=True))
-    plan = make_plan(pairs, settings, str(root), seconds=seconds, generation=generation, used=used)
-    guesses = {video.id: estimate(video, probe, settings) for video, probe in pairs}
-    return Expectation(plan, guesses, sum(map(seconds, guesses.values())))
+    guesses = product.estimates(root, videos, workers)
+    pairs = list(zip(videos, guesses, strict=True))
+    plan = make_plan(pairs, product.settings, str(root), seconds=product.seconds, generation=generation, used=used)
+    return Expectation(plan, guesses, sum(map(product.seconds, guesses)))
 
 
 def used_blocks(commits: Sequence[Commit]) -> dict[str, int]:
@@ -85,6 +73,5 @@ def used_blocks(commits: Sequence[Commit]) -> dict[str, int]:
     for commit in commits:
         for item in commit.files:
             array, _, block = parse_block_key(item.key)
-            rows_of = str(array.turned("flow") if array.is_flow else array)  # both directions share their rows
-            used[rows_of] = max(used.get(rows_of, 0), block + 1)
+            used[array.rows_of] = max(used.get(array.rows_of, 0), block + 1)
     return used

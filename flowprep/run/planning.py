@@ -9,16 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flowprep import flow
-from flowprep.annotations import Source, read_source
-from flowprep.config import ExtractConfig, Settings
+from flowprep.annotations import Source
+from flowprep.config import RunConfig
 from flowprep.errors import RefusedError, StoreError, UnfinishedError, UsageError
 from flowprep.plan import Plan
 from flowprep.records import many_objects
 from flowprep.run.changes import Changes, refuse_other_settings
 from flowprep.run.expectation import Expectation, expect, used_blocks
-from flowprep.run.headers import probe_all
-from flowprep.sandbox import Limits
+from flowprep.run.product import Product
 from flowprep.shard import give_up
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
@@ -37,51 +35,27 @@ from flowprep.store.plans import read_plans, write_plan
 from flowprep.types import Video
 from flowprep.wording import duration, plural, size, some
 
-
-def resolve(config: ExtractConfig) -> Settings:
-    """The complete settings: the backend chosen, every parameter of the method named, the engine's version noted."""
-    chosen = config.flow
-    algorithm = flow.find(chosen.method, chosen.backend or None, elsewhere=config.cluster.remote)
-    parameters = algorithm.parameters_type.of(chosen.method, chosen.parameters, algorithm.backend).to_json()
-    full = replace(chosen, backend=algorithm.backend, parameters=parameters)
-    return Settings(config.video, full, config.storage, algorithm.engine())
-
-
 PATIENCE = 3.0  # s until a wait is explained
 
 
 class Planner:
-    """The plans of one dataset. ``workers``: how many headers to read at once, and for estimates of time."""
+    """The plans of the dataset ``output``. ``workers``: how many headers to read at once, and for estimates of time."""
 
-    def __init__(self, config: ExtractConfig, settings: Settings, workers: int, say: Callable[[str], None]) -> None:
-        self.config = config
-        self.settings = settings
+    def __init__(
+        self, product: Product, output: Path, run: RunConfig, workers: int, say: Callable[[str], None]
+    ) -> None:
+        self.product = product
+        self.output = output
+        self.run = run
         self.workers = workers
         self.say = say
-        self.output = Path(config.output)
-        self.store = LocalStore(self.output)
-        self.limits = Limits(config.run.stall_seconds, config.run.memory_limit)
+        self.store = LocalStore(output)
         self._known: list[Commit] = []  # commits read so far
 
     @many_objects()
     def source(self) -> Source:
-        """The videos, as the configuration names them. Raises UsageError where there are none."""
-        chosen = self.config.source
-        source = read_source(
-            Path(chosen.path),
-            Path(chosen.annotations) if chosen.annotations else None,
-            chosen.layout,
-            Path(chosen.root) if chosen.root else None,
-        )
-        if source.ignored:
-            self.say(f"Not taken for videos: {some(source.ignored)}")
-        if all(video.size < 0 and not video.refused for video in source.videos):
-            raise UsageError(
-                f"{chosen.path}: not one of its {plural(len(source.videos), 'video')} exists below {source.root}, "
-                f"beginning with {source.videos[0].id}. Name the folder that the paths start from (--root, or SOURCE "
-                "with official lists); a line of a list is a path and a label, nothing else."
-            )
-        return source
+        """What the product names. Raises UsageError where there is nothing."""
+        return self.product.source(self.say)
 
     @many_objects()
     def plans(self, source: Source) -> list[Plan]:
@@ -118,15 +92,15 @@ class Planner:
         return read_plans(self.store)
 
     def checked_changes(self, source: Source, plans: list[Plan]) -> Changes:
-        refuse_other_settings(self.output, plans, self.settings)
+        refuse_other_settings(self.output, plans, self.product.settings)
         changes = self._changes(source, plans)
         changes.refuse(self.output)
         return changes
 
     @many_objects()
     def _changes(self, source: Source, plans: list[Plan]) -> Changes:
-        rows = rows_in_force(self.commits(plans)) if self.config.run.retry_verdicts() else {}
-        return Changes(source, plans, rows, self.config.run)
+        rows = rows_in_force(self.commits(plans)) if self.run.retry_verdicts() else {}
+        return Changes(source, plans, rows, self.run)
 
     def again(self, source: Source, plans: list[Plan]) -> bool:
         """Add a generation to ``plans`` for what is new, changed or to be tried again; False if nothing is."""
@@ -165,19 +139,19 @@ class Planner:
         return sum(len(plan.shards) for plan in plans) - len(committed_shards(self.store, plans))
 
     def expect(self, source: Source, videos: list[Video], generation: int) -> Expectation:
-        """Plan ``videos``, from what their headers say."""
+        """Plan ``videos``."""
         if videos:
             self.say(f"Planning {plural(len(videos), 'video')}.")
         used = used_blocks(self.commits(read_plans(self.store))) if generation else {}
         try:
-            probes = probe_all(source.root, videos, self.limits, self.workers)
+            expected = expect(self.product, source.root, videos, generation, used, self.workers)
         except UnfinishedError:
             raise UnfinishedError("Stopped while planning; run the same command to start again.") from None
-        expected = expect(self.settings, source.root, videos, probes, generation, used)
         if videos:
             workers = min(self.workers, len(expected.plan.shards))
             about = duration(expected.seconds / workers)
-            self.say(f"About {plural(expected.fields, 'field')}, {about} on {plural(workers, 'worker')}.")
+            unit = "stack" if self.product.settings.stack else "field"
+            self.say(f"About {plural(expected.fields, unit)}, {about} on {plural(workers, 'worker')}.")
         if expected.bytes > (free := free_bytes(self.output)):
             self.say(f"Warning: about {size(expected.bytes)} will be written, {size(free)} are free there.")
         return expected

@@ -15,8 +15,8 @@ from flowprep.store.blobs import BlobStore
 from flowprep.types import LedgerRow, StoredFile
 from flowprep.wording import LISTED, some
 
-MADE_ANEW = "Delete it and run the extract command again: its shard is made anew."
-CONTINUE = "unless it is at work or its job waits in a queue, run the extract or submit command again."
+MADE_ANEW = "Delete it and run the command that made the dataset again: its shard is made anew."
+CONTINUE = "unless it is at work or its job waits in a queue, run the command that made the dataset (or submit) again."
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ def damaged(store: BlobStore, commits: list[Commit]) -> list[str]:
 def repair_advice(keys: Collection[str]) -> str:
     """What to do about damaged commits."""
     every = " flowprep verify names every one of them." if len(keys) > LISTED else ""
-    return f"Delete {some(sorted(keys))} and run the extract command again: those shards are made anew.{every}"
+    these = some(sorted(keys))
+    return f"Delete {these} and run the command that made the dataset again: those shards are made anew.{every}"
 
 
 def tally(rows: dict[str, LedgerRow]) -> dict[str, int]:
@@ -163,7 +164,9 @@ def state_written(store: BlobStore) -> str:
     try:
         return str(json.loads(store.get("zarr.json"))["attributes"]["flowprep"]["state"])
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise RefusedError(f"{store.address('zarr.json')} is damaged: run the extract command again.") from None
+        raise RefusedError(
+            f"{store.address('zarr.json')} is damaged: run the command that made the dataset again."
+        ) from None
 
 
 def is_finalised(store: BlobStore, plans: int, commits: int) -> bool:

@@ -21,15 +21,30 @@ from flowprep.plan import BLOCK, Plan
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore, store_error
 from flowprep.store.commits import Commit, rows_in_force, state_of
-from flowprep.store.layout import SIDES, ArrayName
+from flowprep.store.layout import ArrayName
 from flowprep.store.plans import planned_videos
-from flowprep.store.zarr_codec import Jpeg
+from flowprep.store.zarr_codec import Jpeg, encoding
 from flowprep.types import SPLITS
 
+DIMENSIONS = {
+    "flow": ("field", "component", "y", "x"),
+    "flow_backward": ("field", "component", "y", "x"),
+    "frames": ("frame", "colour", "y", "x"),
+    "stack": ("stack", "channel", "y", "x"),
+}
+FRAMES: dict[str, Any] = {
+    "dtype": "uint8",
+    "filters": [TransposeCodec(order=(0, 2, 3, 1))],
+    "serializer": Jpeg(),
+    "compressors": None,
+    "fill_value": 0,
+}
 SIDE_ATTRIBUTES: dict[str, dict[str, Any]] = {
     "scale": {"unit": "px per level"},
     "zero": {"unit": "level that stands for 0 px"},
-    "stats": {"unit": "px", "statistic": ["mean", "minimum", "maximum"], "of": "the original float32 field"},
+    "stats": {"unit": "px", "statistic": ["mean", "minimum", "maximum"], "of": "the original float32 flow"},
+    "mean": {"unit": "px", "of": "the original float32 field that each channel was taken from, at the stored size"},
+    "frame": {"unit": "number of a frame of the video, from 0", "of": "the stack"},
 }
 
 
@@ -61,12 +76,12 @@ def _write_metadata(folder: Path, plans: list[Plan], commits: list[Commit]) -> N
 
 def metadata_faults(store: LocalStore, plans: list[Plan], commits: list[Commit]) -> Iterator[str]:
     """What plain Zarr readers would see that is not what the commit records say, a sentence each."""
-    again = f"delete {store.path('zarr.json')} and run the extract command again: it is made anew."
+    again = f"delete {store.path('zarr.json')} and run the command that made the dataset again: it is made anew."
     try:
         for consolidated in (True, False):
             root: Any = zarr.open_group(ZarrStore(store.root), mode="r", use_consolidated=consolidated)
             wanted = array_lengths(commits)
-            wanted |= {f"{name}_{side}": n for name, n in wanted.items() for side in SIDES if name.startswith("flow")}
+            wanted |= {f"{name}_{side}": n for name, n in wanted.items() for side in ArrayName.parse(name).sides}
             for name, length in wanted.items():
                 if root[name].shape[0] != length:
                     yield f"{name} has {root[name].shape[0]} rows in the metadata, not {length}; {again}"
@@ -112,43 +127,50 @@ def _root_attributes(plans: list[Plan], commits: list[Commit]) -> dict[str, Any]
 def _create_array(root: zarr.Group, name: ArrayName, rows: int, settings: Settings) -> None:
     """The metadata of one data array and of its side arrays; their chunks are already there."""
     shape = (rows, *name.row_shape())
+    # The JPEG codec takes frames with the channels last.
+    coding = FRAMES if name.is_rgb else encoding(settings.storage)
     root.create_array(
         str(name),
         shape=shape,
         chunks=(1, *shape[1:]),
         shards=(BLOCK, *shape[1:]),
-        dtype="uint8",
-        # The JPEG codec takes frames with the channels last.
-        filters=None if name.is_flow else [TransposeCodec(order=(0, 2, 3, 1))],
-        serializer=Jpeg(),
-        compressors=None,
-        fill_value=128 if name.is_flow else 0,
-        dimension_names=("field", "component", "y", "x") if name.is_flow else ("frame", "colour", "y", "x"),
-        attributes=_flow_attributes(name, settings) if name.is_flow else {"colour": "RGB"},
+        dimension_names=DIMENSIONS[name.kind],
+        attributes={"colour": "RGB"} if name.is_rgb else _flow_attributes(name, settings),
+        **coding,
     )
-    if not name.is_flow:
-        return
-    for side, side_shape in SIDES.items():
+    for side, (side_shape, dtype) in name.sides.items():
         root.create_array(
             f"{name}_{side}",
             shape=(rows, *side_shape),
             chunks=(BLOCK, *side_shape),
-            dtype="float32",
+            dtype=dtype,
             serializer=BytesCodec(endian="little"),
-            fill_value=0.0,
-            dimension_names=("field", "component", "statistic")[: 1 + len(side_shape)],
+            fill_value=0,
+            dimension_names=_side_dimensions(name, side),
             attributes=SIDE_ATTRIBUTES[side],
             compressors=None,
         )
 
 
+def _side_dimensions(name: ArrayName, side: str) -> tuple[str, ...]:
+    row, channels = DIMENSIONS[name.kind][:2]
+    return {"frame": (row,), "mean": (row, channels), "stats": (row, "component", "statistic")}.get(
+        side, (row, "component")
+    )
+
+
 def _flow_attributes(name: ArrayName, settings: Settings) -> dict[str, Any]:
-    return {
-        "component": ["u", "v"],
-        "direction": "backward" if name.kind == "flow_backward" else "forward",
+    made = {
         "pixels": f"(level - {name}_zero) * {name}_scale",
         "method": settings.flow.method,
         "backend": settings.flow.backend,
+    }
+    if name.kind == "stack":
+        return {"channel": "u1, v1, u2, v2, ...: even ones are u, odd ones v, in scale and zero", **made}
+    return {
+        "component": ["u", "v"],
+        "direction": "backward" if name.kind == "flow_backward" else "forward",
+        **made,
     }
 
 

@@ -108,13 +108,13 @@ def _block_of(key: str) -> tuple[layout.ArrayName, int] | None:
 
 
 def _is_metadata(key: str) -> bool:
-    array = re.fullmatch(rf"(\w+?)(_({'|'.join(layout.SIDES)}))?/zarr\.json", key)
+    array = re.fullmatch(rf"(\w+?)(_({'|'.join((*layout.SIDES, *layout.STACK_SIDES))}))?/zarr\.json", key)
     return bool(TABLE.fullmatch(key) or (array and _block_of(layout.shard_key(array[1], 0))))
 
 
 def _writers(plans: list[Plan], array: layout.ArrayName, block: int) -> Iterator[tuple[int, int]]:
     """(generation, shard) of every task that may write ``block``."""
-    name = str(array.turned("flow") if array.is_flow else array)  # both directions share their rows
+    name = array.rows_of
     for plan in plans:
         number = plan.owner(name, block)
         if number is not None:

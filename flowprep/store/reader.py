@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowprep import codecs
 from flowprep.errors import RefusedError, UsageError, Verdict
 from flowprep.plan import Plan
-from flowprep.quantise import dequantise
-from flowprep.store import layout
-from flowprep.store.blobs import LocalStore, store_error
+from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import Commit, read_commits, rows_in_force
-from flowprep.store.layout import SIDES, ArrayName
-from flowprep.store.nfs import patiently
+from flowprep.store.layout import ArrayName
 from flowprep.store.plans import existing_plans, planned_videos
-from flowprep.store.shardfile import SLOTS, ShardReader
+from flowprep.store.rows import StoredRows, naming
 from flowprep.types import LedgerRow, Placement, Video
 
-OPEN_FILES = 64  # shard files kept open by one dataset object
 SEARCHED = 10_000  # videos among which a misspelt one is looked for: half a second
 
 
@@ -61,7 +54,7 @@ class VideoRow:
 
     @property
     def fields(self) -> int:
-        """Number of flow fields (of each direction)."""
+        """Number of flow fields (of each direction), or of stacks."""
         return self.row.flow.length if self.row.flow else 0
 
     @property
@@ -119,7 +112,7 @@ class Dataset:
         rows = rows_in_force(self.commits)
         self.settings = self.plans[-1].settings
         self.videos = VideoTable([VideoRow(planned[id], row) for id, row in rows.items() if id in planned])
-        self._shard = lru_cache(OPEN_FILES)(partial(_open_shard, self.store))  # without a lock: it may be forked
+        self.rows = StoredRows(self.store, self.settings.storage)
 
     def __reduce__(self) -> tuple[type[Dataset], tuple[Path]]:
         return Dataset, (self.path.absolute(),)
@@ -144,34 +137,59 @@ class Dataset:
         start, stop: field numbers, counted as in slices; field i leads from frame i to frame i+1.
         direction: "forward", or "backward" (field i leads from frame i+1 to frame i) where it was extracted.
         """
-        array, first, last = self._flow_rows(video, start, stop, direction)
-        levels = self._decoded(array, first, last)
-        return dequantise(levels, self._side(array, "scale", first, last), self._side(array, "zero", first, last))
+        place = self._flow_rows(video, start, stop, direction)
+        with self._naming(video):
+            return self.rows.flow(*place)
 
     def levels(
         self, video: str | int, start: int = 0, stop: int | None = None, *, direction: str = "forward"
-    ) -> NDArray[np.uint8]:
-        """The same fields as stored: (n, 2, H, W) uint8 in [0, 255]."""
-        return self._decoded(*self._flow_rows(video, start, stop, direction))
+    ) -> NDArray[Any]:
+        """The same fields as they are stored: (n, 2, H, W), uint8 unless stored in another way than JPEG."""
+        place = self._flow_rows(video, start, stop, direction)
+        with self._naming(video):
+            return self.rows.levels(*place)
 
     def stats(
         self, video: str | int, start: int = 0, stop: int | None = None, *, direction: str = "forward"
     ) -> NDArray[np.float32]:
         """Mean, minimum and maximum in px of the original floats: (n, 2, 3) float32."""
         array, first, last = self._flow_rows(video, start, stop, direction)
-        return self._side(array, "stats", first, last)
+        with self._naming(video):
+            return self.rows.side(array, "stats", first, last)
+
+    def stacks(self, video: str | int, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Of a dataset of stacks: stacks start..stop-1 of a video in pixels, (n, 2L, H, W) float32."""
+        place = self._stack_rows(video, start, stop)
+        with self._naming(video, "stack"):
+            return self.rows.flow(*place)
+
+    def stack_frames(self, video: str | int) -> NDArray[np.int32]:
+        """Of a dataset of stacks: the frame that each stack of a video is of, (n,) int32."""
+        array, first, last = self._stack_rows(video, 0, None)
+        with self._naming(video):
+            return self.rows.side(array, "frame", first, last)
+
+    def stack_means(self, video: str | int, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Of a dataset of stacks: the mean in px of the field that each channel was taken from, (n, 2L) float32.
+
+        It is subtracted already where the stacks were made with ``--mean-subtract``.
+        """
+        array, first, last = self._stack_rows(video, start, stop)
+        with self._naming(video):
+            return self.rows.side(array, "mean", first, last)
 
     def frames(self, video: str | int, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """RGB frames start..stop-1 of a video: (n, 3, H, W) uint8."""
-        row = self._row(video)
-        if row.row.frames is None:
-            raise UsageError(f"{row.id}: its RGB frames were not stored (extract was run with --no-rgb).")
-        array, first, last = self._rows(row.row.frames, start, stop)
-        return self._decoded(array, first, last)
+        row = self._row(video).row
+        if row.frames is None:
+            how = "stacks have none" if self.settings.stack else "extract was run with --no-rgb"
+            raise UsageError(f"{row.id}: its RGB frames were not stored ({how}).")
+        with naming(row.id, row.frames, "frame"):
+            return self.rows.frames(*_placed(row.frames, start, stop))
 
     def close(self) -> None:
         """Close the files that are held open; the object stays usable."""
-        self._shard.cache_clear()
+        self.rows.close()
 
     def _row(self, video: str | int) -> VideoRow:
         row = self.videos[video]
@@ -181,7 +199,22 @@ class Dataset:
             )
         return row
 
+    def _naming(self, video: str | int, unit: str = "field") -> AbstractContextManager[None]:
+        """Says of what is damaged whose it is."""
+        row = self._row(video).row
+        assert row.flow
+        return naming(row.id, row.flow, unit)
+
+    def _stack_rows(self, video: str | int, start: int, stop: int | None) -> tuple[ArrayName, int, int]:
+        if self.settings.stack is None:
+            raise UsageError(f"{self.path} holds flow, not stacks: make them with flowprep stack, or read its flow.")
+        row = self._row(video)
+        assert row.row.flow
+        return _placed(row.row.flow, start, stop)
+
     def _flow_rows(self, video: str | int, start: int, stop: int | None, direction: str) -> tuple[ArrayName, int, int]:
+        if self.settings.stack is not None:
+            raise UsageError(f"{self.path} holds stacks, not fields: read them with stacks().")
         row = self._row(video)
         stored = self.settings.flow.direction
         if direction not in ("forward", "backward"):
@@ -189,72 +222,14 @@ class Dataset:
         if stored not in ("both", direction):
             raise UsageError(f"{self.path} holds {stored} flow; {direction} flow needs extract --direction both.")
         assert row.row.flow
-        array, first, last = self._rows(row.row.flow, start, stop)
+        array, first, last = _placed(row.row.flow, start, stop)
         return array.turned("flow" if direction == "forward" else "flow_backward"), first, last
 
-    @staticmethod
-    def _rows(place: Placement, start: int, stop: int | None) -> tuple[ArrayName, int, int]:
-        first, last, _ = slice(start, stop).indices(place.length)
-        return ArrayName.parse(place.array), place.start + first, place.start + max(first, last)
 
-    def _decoded(self, array: ArrayName, first: int, last: int) -> NDArray[np.uint8]:
-        """Rows first..last-1 of a data array, decoded: (n, C, H, W)."""
-        payloads = self._payloads(array, first, last)
-        out = np.empty((len(payloads), *array.row_shape()), np.uint8)
-        for i, payload in enumerate(payloads):
-            try:
-                if array.is_flow:
-                    out[i] = codecs.decode_field(payload, array.height, array.width)
-                else:
-                    out[i] = codecs.decode_rgb(payload, array.height, array.width).transpose(2, 0, 1)
-            except RefusedError as error:
-                raise RefusedError(f"{self.path}: row {first + i} of {array}: {error}") from None
-        return out
-
-    def _payloads(self, array: ArrayName, first: int, last: int) -> list[bytes]:
-        """Encoded rows, one read for each block file that they lie in."""
-        found: list[bytes] = []
-        for block, slots in _blocks(first, last):
-            key = layout.shard_key(array, block)
-            with _damage(self.store.path(key)):
-                found += self._shard(key).rows(slots.start, slots.stop)
-        return found
-
-    def _side(self, array: ArrayName, side: str, first: int, last: int) -> NDArray[np.float32]:
-        """Rows first..last-1 of ``scale``, ``zero`` or ``stats``."""
-        found = [np.empty((0, *SIDES[side]), np.float32)]
-        for block, slots in _blocks(first, last):
-            path = self.store.path(layout.side_key(array, side, block))
-            with _damage(path):
-                data = patiently(path.read_bytes)
-            if len(data) != 4 * SLOTS * math.prod(SIDES[side]):
-                raise RefusedError(f"{path}: damaged: {len(data)} bytes are not {SLOTS} rows.")
-            found.append(np.frombuffer(data, "<f4").reshape(SLOTS, *SIDES[side])[slots])
-        return np.concatenate(found, dtype=np.float32)
-
-
-def _blocks(first: int, last: int) -> Iterator[tuple[int, slice]]:
-    """The block files that rows first..last-1 lie in, each with its slots."""
-    while first < last:
-        block, slot = divmod(first, SLOTS)
-        count = min(SLOTS - slot, last - first)
-        yield block, slice(slot, slot + count)
-        first += count
-
-
-def _open_shard(store: LocalStore, key: str) -> ShardReader:
-    return patiently(lambda: ShardReader(store.path(key)))
-
-
-@contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """A file that is gone is damage to the dataset; anything else that the disk says is about the disk."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise RefusedError(f"{path}: this file of the dataset is missing.") from None
-    except OSError as error:
-        raise store_error(path, error) from error
+def _placed(place: Placement, start: int, stop: int | None) -> tuple[ArrayName, int, int]:
+    """Array, first row and last row + 1 of what a slice of ``place`` names."""
+    first, last, _ = slice(start, stop).indices(place.length)
+    return ArrayName.parse(place.array), place.start + first, place.start + max(first, last)
 
 
 def _closest(id: str, known: dict[str, VideoRow]) -> str:

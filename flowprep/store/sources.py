@@ -40,6 +40,10 @@ def check_sources(
     root: folder that the ids start from; by default where it was at the last planning. UsageError if it is no folder.
     step: called with a line of text from time to time.
     """
+    if dataset.settings.derived:
+        raise UsageError(
+            f"{dataset.path} was made from the dataset {dataset.plans[-1].root}, not from videos: check that one."
+        )
     folder = _root(dataset, root)
     report = SourceReport(str(folder.path), len(planned_videos(dataset.plans)), unfinished(dataset))
     for number, row in enumerate(dataset.videos, start=1):
@@ -73,7 +77,7 @@ def _fault(folder: Root, row: VideoRow, report: SourceReport) -> str:
         if status.st_size != row.video.size:
             return (
                 f"changed: {status.st_size:,} bytes, {row.video.size:,} when it was planned. Put the old file back, "
-                "or take in the new one: run the extract command with --extend."
+                "or take in the new one: run the command that made the dataset with --extend."
             )
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -87,6 +91,6 @@ def _fault(folder: Root, row: VideoRow, report: SourceReport) -> str:
     if digest != row.row.sha256:
         return (
             "changed, at the same size. Put the old file back; or, if the new one is right, give it another name and "
-            "run the extract command with --extend."
+            "run the command that made the dataset with --extend."
         )
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class Info:
     videos: int
     verdicts: dict[str, int]
     labels: int
-    fields: int  # stored rows of flow, both directions counted
+    fields: int  # stored rows of flow, both directions counted, or stacks
     frames: int  # stored RGB frames
     bytes: int  # of all committed files
     flow_bytes: int  # payload of the flow rows
@@ -46,16 +47,16 @@ def summarise(dataset: Dataset) -> Info:
     """Add up the ledger rows in force."""
     rows = {row.id: row.row for row in dataset.videos}
     good = [row for row in rows.values() if row.verdict is Verdict.OK]
-    directions = 2 if dataset.settings.flow.direction == "both" else 1
+    both = dataset.settings.flow.direction == "both" and dataset.settings.stack is None
     arrays: dict[str, int] = {}
-    raw = 0
+    raw = rows_stored = 0
     for row in good:
         assert row.flow
         name = ArrayName.parse(row.flow.array)
-        raw += row.flow.length * directions * name.height * name.width * 2 * 4
-        names = [str(name)] if directions == 1 else [str(name.turned("flow")), str(name.turned("flow_backward"))]
-        for each in names:
-            arrays[each] = arrays.get(each, 0) + row.flow.length
+        for each in [name.turned("flow"), name.turned("flow_backward")] if both else [name]:
+            arrays[str(each)] = arrays.get(str(each), 0) + row.flow.length
+            rows_stored += row.flow.length
+            raw += row.flow.length * math.prod(each.row_shape()) * 4
         if row.frames:
             arrays[row.frames.array] = arrays.get(row.frames.array, 0) + row.frames.length
     flow_bytes = sum(row.flow_bytes for row in good)
@@ -65,7 +66,7 @@ def summarise(dataset: Dataset) -> Info:
         videos=len(rows),
         verdicts=tally(rows),
         labels=len({row.label for row in dataset.videos if row.label}),
-        fields=directions * sum(row.flow.length for row in good if row.flow),
+        fields=rows_stored,
         frames=sum(row.frames.length for row in good if row.frames),
         bytes=sum(item.bytes for commit in dataset.commits for item in commit.files),
         flow_bytes=flow_bytes,

@@ -30,7 +30,7 @@ class Report:
     bytes: int = 0
     rows_read: int = 0
     faults: list[str] = field(default_factory=list)
-    unfinished: str = ""  # what is still to do, in a sentence: no fault, the extract command does it
+    unfinished: str = ""  # what is still to do, in a sentence: no fault, the command that made the dataset does it
     damaged_commits: set[str] = field(default_factory=set)  # records that are damaged, or whose files are
 
     @property
@@ -153,6 +153,9 @@ def _rows(dataset: Dataset, row: VideoRow, report: Report, full: bool) -> Iterat
     """Counts and readability of one video's rows."""
     flow, frames = row.row.flow, row.row.frames
     assert flow
+    if dataset.settings.stack:
+        yield from _stacks(dataset, row, report, full)
+        return
     kept = frames.length if frames else flow.length + 1
     if flow.length != kept - 1:
         yield f"{row.id}: {kept} frames and {flow.length} fields; there must be one field less than frames."
@@ -166,7 +169,20 @@ def _rows(dataset: Dataset, row: VideoRow, report: Report, full: bool) -> Iterat
         for start, stop in _samples(frames, full) if frames else ():
             report.rows_read += len(dataset.frames(row.id, start, stop))
     except FlowprepError as error:
-        yield f"{row.id}: {error}"
+        yield str(error)
+
+
+def _stacks(dataset: Dataset, row: VideoRow, report: Report, full: bool) -> Iterator[str]:
+    """Frames and readability of one video's stacks."""
+    assert row.row.flow
+    try:
+        frames = dataset.stack_frames(row.id).tolist()
+        if frames != sorted(set(frames)) or frames[0] < 0 or frames[-1] >= row.row.frames_decoded:
+            yield f"{row.id}: its stacks are of frames {frames}, of a video of {row.row.frames_decoded}."
+        for start, stop in _samples(row.row.flow, full):
+            report.rows_read += len(dataset.stacks(row.id, start, stop))
+    except FlowprepError as error:
+        yield str(error)
 
 
 def _samples(place: Placement, full: bool) -> Iterator[tuple[int, int]]:

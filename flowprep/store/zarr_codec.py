@@ -1,49 +1,69 @@
-"""The Zarr codec of our arrays, under the name that imagecodecs-zarr uses, so that either of the two reads a dataset.
+"""The Zarr codecs of our arrays, under the names that imagecodecs-zarr uses, so that either of the two reads a dataset.
 
-Registered through the entry point group ``zarr.codecs``: plain ``zarr.open`` finds it once flowprep is installed.
+Registered through the entry point group ``zarr.codecs``: plain ``zarr.open`` finds them once flowprep is installed.
 """
 
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 
 from flowprep import codecs
+from flowprep.config import StorageConfig
 
-NAME = "imagecodecs_jpeg"
-LEVEL = 95  # JPEG quality of rows written through zarr-python; flowprep itself chooses a table for each field
+LEVEL = 95  # JPEG quality of rows written through zarr-python; flowprep itself chooses a table for each image
 
 
-@dataclass(frozen=True)
-class Jpeg(ArrayBytesCodec):
-    """One row as JPEG: a field (1, 2, H, W) as one grey image (2H, W), a frame (1, H, W, 3) as RGB."""
+def encoding(storage: StorageConfig) -> dict[str, Any]:
+    """What ``create_array`` needs for flow: ``dtype``, ``serializer``, ``compressors`` and ``fill_value``."""
+    codec = codecs.field_codec(storage)
+    serializer: ArrayBytesCodec
+    compressors: list[Any] | None = None
+    if storage.codec == "htj2k":
+        serializer, compressors = Htj2k(level=storage.level), [Crc32cCodec()]
+    elif storage.codec == "blosc":
+        size = codec.dtype.itemsize
+        serializer = BytesCodec(endian="little")
+        compressors = [BloscCodec(typesize=size, cname="zstd", clevel=5, shuffle="bitshuffle", blocksize=0)]
+    else:
+        serializer = Jpeg()
+    return {
+        "dtype": codec.dtype.name,
+        "serializer": serializer,
+        "compressors": compressors,
+        "fill_value": codec.zero_level,
+    }
+
+
+class _RowCodec(ArrayBytesCodec):
+    """One row of an array as one image."""
 
     is_fixed_size = False
-    level: int = LEVEL
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        return cls(level=data.get("configuration", {}).get("level") or LEVEL)
+    @abstractmethod
+    def _decoded(self, payload: bytes, shape: tuple[int, ...]) -> NDArray[Any]: ...
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": NAME, "configuration": {"level": self.level}}
+    @abstractmethod
+    def _encoded(self, row: NDArray[Any]) -> bytes: ...
 
     def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
-        raise NotImplementedError("the size of a JPEG image depends on its content")
+        raise NotImplementedError("the size of an image depends on its content")
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        row = _decode(chunk_bytes.to_bytes(), chunk_spec.shape)
+        row = self._decoded(chunk_bytes.to_bytes(), chunk_spec.shape)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(row)
 
     def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        payload = _encode(chunk_array.as_numpy_array(), self.level)
+        payload = self._encoded(np.ascontiguousarray(chunk_array.as_numpy_array()))
         return chunk_spec.prototype.buffer.from_bytes(payload)
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
@@ -53,18 +73,67 @@ class Jpeg(ArrayBytesCodec):
         return await asyncio.to_thread(self._encode_sync, chunk_array, chunk_spec)
 
 
-def _decode(payload: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    if len(shape) == 4 and shape[0] == 1 and shape[3] == 3:
-        return codecs.decode_rgb(payload, shape[1], shape[2])[None]
-    if len(shape) == 4 and shape[:2] == (1, 2):
-        return codecs.decode_field(payload, shape[2], shape[3])[None]
-    raise ValueError(f"{NAME}: a chunk of shape {shape} is neither a field (1, 2, H, W) nor a frame (1, H, W, 3)")
+@dataclass(frozen=True)
+class Jpeg(_RowCodec):
+    """A field or stack (1, 2L, H, W) as one grey image (2LH, W), a frame (1, H, W, 3) as RGB."""
+
+    level: int = LEVEL
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        return cls(level=data.get("configuration", {}).get("level") or LEVEL)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": "imagecodecs_jpeg", "configuration": {"level": self.level}}
+
+    def _decoded(self, payload: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+        if _is_frame(shape):
+            return codecs.decode_rgb(payload, shape[1], shape[2])[None]
+        channels, height, width = _stack(shape)
+        return codecs.decode_field(payload, height, width, channels=channels)[None]
+
+    def _encoded(self, row: NDArray[Any]) -> bytes:
+        if _is_frame(row.shape):
+            return codecs.encode_rgb(row[0], self.level)
+        _stack(row.shape)
+        entry = codecs.table_entry(self.level, np.full(2, codecs.REFERENCE_SCALE, np.float32))
+        return codecs.encode_field(row[0], entry)
 
 
-def _encode(row: NDArray[np.uint8], level: int) -> bytes:
-    if row.ndim == 4 and row.shape[0] == 1 and row.shape[3] == 3:
-        return codecs.encode_rgb(np.ascontiguousarray(row[0]), level)
-    if row.ndim == 4 and row.shape[:2] == (1, 2):
-        entry = codecs.table_entry(level, np.full(2, codecs.REFERENCE_SCALE, np.float32))
-        return codecs.encode_field(np.ascontiguousarray(row[0]), entry)
-    raise ValueError(f"{NAME}: a chunk of shape {row.shape} is neither a field (1, 2, H, W) nor a frame (1, H, W, 3)")
+@dataclass(frozen=True)
+class Htj2k(_RowCodec):
+    """A field or stack (1, 2L, H, W) uint16 as the codestream of :mod:`flowprep.codecs.htj2k`."""
+
+    level: float = StorageConfig().level
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        return cls(level=data.get("configuration", {}).get("level") or StorageConfig().level)
+
+    def to_dict(self) -> dict[str, Any]:
+        configuration = {"level": self.level, "planar": True, "reversible": False}
+        return {"name": "imagecodecs_htj2k", "configuration": configuration}
+
+    def _decoded(self, payload: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+        from flowprep.codecs.htj2k import decode_image
+
+        return decode_image(payload, _stack(shape))[None]
+
+    def _encoded(self, row: NDArray[Any]) -> bytes:
+        from flowprep.codecs.htj2k import encode_image
+
+        _stack(row.shape)
+        return encode_image(row[0], self.level)
+
+
+def _is_frame(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[0] == 1 and shape[3] == 3
+
+
+def _stack(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(2L, H, W) of a chunk; ValueError for a chunk that is neither a field nor a stack."""
+    if len(shape) != 4 or shape[0] != 1 or shape[1] % 2:
+        raise ValueError(
+            f"a chunk of shape {shape} is no field (1, 2, H, W), stack (1, 2L, H, W) or frame (1, H, W, 3)"
+        )
+    return shape[1:]

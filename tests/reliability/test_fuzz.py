@@ -12,7 +12,7 @@ import pytest
 
 from flowprep.config import ExtractConfig, FlowConfig, StorageConfig, VideoConfig
 from flowprep.errors import Verdict
-from flowprep.run.planning import resolve
+from flowprep.run.product import resolve
 from flowprep.sandbox import Limits, Sandbox
 from tests.test_video_damage import COUNT, whole
 

@@ -25,7 +25,7 @@ from flowprep.config import ExtractConfig, FlowConfig, StorageConfig
 from flowprep.errors import ExitCode, Verdict
 from flowprep.extract import read_row_file
 from flowprep.records import seal
-from flowprep.run.planning import resolve
+from flowprep.run.product import resolve
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import read_commits, rows_in_force

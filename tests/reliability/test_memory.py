@@ -16,7 +16,7 @@ import pytest
 
 from flowprep.config import ExtractConfig, FlowConfig, StorageConfig
 from flowprep.errors import Verdict
-from flowprep.run.planning import resolve
+from flowprep.run.product import resolve
 from flowprep.sandbox import KILLS, Limits, Sandbox
 from flowprep.store.blobs import LocalStore
 from flowprep.store.commits import read_commits, rows_in_force

@@ -27,7 +27,7 @@ from flowprep import plan, shard
 from flowprep.config import ClusterConfig, ExtractConfig, FlowConfig, RunConfig, Settings, SourceConfig, StorageConfig
 from flowprep.errors import ExitCode, FlowprepError, Verdict
 from flowprep.extract import Extractor
-from flowprep.run import batch, driver, planning
+from flowprep.run import batch, driver, product
 from flowprep.shard import Work, file_sha256
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
@@ -110,7 +110,7 @@ class Stage:
         (self.source / broken).parent.mkdir()
         (self.source / broken).write_bytes(b"no video")
         self.crashes = good[1]
-        extractor = Extractor(planning.resolve(self.config(folder)))
+        extractor = Extractor(product.resolve(self.config(folder)))
         self.probes: dict[str, Probe | None] = {}
         self.rows: dict[str, tuple[LedgerRow, Path]] = {}
         for number, id in enumerate([*good, broken]):
@@ -186,7 +186,7 @@ def stage() -> Iterator[Stage]:
         patch.setattr(shard, "_thread", threading.local())
         patch.setattr(batch, "extract_shard", extract_shard)
         patch.setattr(driver, "open_engine", open_engine)
-        patch.setattr(planning, "probe_all", lambda _root, videos, *_: [made.probes[video.id] for video in videos])
+        patch.setattr(product, "probe_all", lambda _root, videos, *_: [made.probes[video.id] for video in videos])
         for plans in (1, 2):
             out = made.undisturbed[plans] = made.folder / f"undisturbed{plans}" / "out.zarr"
             out.parent.mkdir()

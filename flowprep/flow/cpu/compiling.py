@@ -114,10 +114,16 @@ def code_folder() -> Path | str:
     return folder
 
 
+def sources() -> list[Path]:
+    """The files that kernels, and what is compiled into them, are written in."""
+    here = Path(__file__).parent
+    return [*sorted(here.glob("*.py")), here.parents[1] / "stacks" / "kernels.py"]
+
+
 def _version() -> str:
     """16 hex digits of everything that the machine code depends on, and of where the kernels' source lies."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sources():
         digest.update(path.read_bytes())
     features = llvmlite.binding.get_host_cpu_features().flatten()
     facts = (

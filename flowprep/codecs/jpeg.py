@@ -1,9 +1,10 @@
-"""uint8 arrays to JPEG bytes and back.
+"""JPEG: levels of 8 bits in one grey image, RGB frames in another.
 
-Flow: u above v in one grey image, a *flat* quantisation table (every frequency matters equally to an end-point error,
-unlike to the eye), Huffman tables optimised for the image. Each field gets the table that its own range deserves: with
-scale s px per level and table entry D, the error in pixels grows like s D, while the bytes fall like 1 / D where most
-coefficients are already zero. The sum of errors at a given sum of bytes is smallest for D proportional to 1 / sqrt(s).
+Flow: u above v, of a stack all channels one above the other, in one grey image; a *flat* quantisation table (every
+frequency matters equally to an end-point error, unlike to the eye); Huffman tables optimised for the image. Each image
+gets the table that its own range deserves: with scale s px per level and table entry D, the error in pixels grows like
+s D, while the bytes fall like 1 / D where most coefficients are already zero. The sum of errors at a given sum of bytes
+is smallest for D proportional to 1 / sqrt(s).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,25 @@ FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 OTHER_HEADERS = frozenset((0xC4, 0xCC, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 
 
+class JpegCodec:
+    """:class:`flowprep.codecs.FieldCodec` of 8 bits; its levels have the zero and the scale that the field asks for."""
+
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+    zero_level = 128
+
+    def __init__(self, quality: int) -> None:
+        self.quality = quality
+
+    def encode(self, levels: NDArray[Any], scale: NDArray[np.float32]) -> bytes:
+        return encode_field(levels, table_entry(self.quality, scale))
+
+    def decode(
+        self, payload: bytes | memoryview, shape: tuple[int, int, int], out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        channels, height, width = shape
+        return decode_field(payload, height, width, channels=channels, out=out)
+
+
 def table_entry(quality: int, scale: NDArray[np.float32]) -> int:
     """Entry of the flat quantisation table, 1..255, for a field with the (2,) ``scale`` of its two components."""
     percent = 5000 / quality if quality < 50 else 200 - 2 * quality  # libjpeg's quality scale
@@ -38,7 +59,7 @@ def table_entry(quality: int, scale: NDArray[np.float32]) -> int:
 
 
 def encode_field(levels: NDArray[np.uint8], entry: int) -> bytes:
-    """One quantised field (2, H, W) as a grey JPEG of size (2H, W) with a flat table of ``entry``.
+    """A quantised field (2, H, W) or stack (2L, H, W) as a grey JPEG of 2LH rows with a flat table of ``entry``.
 
     Raises VideoError (too_large) where a side of that image is over 65,500 px.
     """
@@ -49,10 +70,19 @@ def encode_field(levels: NDArray[np.uint8], entry: int) -> bytes:
     return stream.getvalue()
 
 
-def decode_field(payload: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    """The (2, H, W) uint8 field of :func:`encode_field`. Raises RefusedError if that is not what ``payload`` holds."""
-    cv2 = opencv.load()
-    return _decoded(payload, (2 * height, width), cv2.IMREAD_GRAYSCALE).reshape(2, height, width)
+def decode_field(
+    payload: bytes | memoryview, height: int, width: int, *, channels: int = 2, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """The (channels, H, W) uint8 levels of :func:`encode_field`, in ``out`` where given.
+
+    Raises RefusedError if that is not what ``payload`` holds.
+    """
+    image = _decoded(payload, (channels * height, width), opencv.load().IMREAD_GRAYSCALE)
+    levels = image.reshape(channels, height, width)
+    if out is None:
+        return levels
+    out[:] = levels  # OpenCV's decoder takes no array to write to
+    return out
 
 
 def encode_rgb(image: NDArray[np.uint8], quality: int) -> bytes:
@@ -66,7 +96,7 @@ def encode_rgb(image: NDArray[np.uint8], quality: int) -> bytes:
     return encoded
 
 
-def decode_rgb(payload: bytes, height: int, width: int) -> NDArray[np.uint8]:
+def decode_rgb(payload: bytes | memoryview, height: int, width: int) -> NDArray[np.uint8]:
     """The (H, W, 3) uint8 RGB frame of :func:`encode_rgb`. Raises RefusedError if ``payload`` holds anything else."""
     cv2 = opencv.load()
     image: NDArray[np.uint8] = cv2.cvtColor(_decoded(payload, (height, width), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
@@ -83,7 +113,7 @@ def _check_sides(image: NDArray[np.uint8]) -> None:
         )
 
 
-def _decoded(payload: bytes, shape: tuple[int, int], mode: int) -> NDArray[np.uint8]:
+def _decoded(payload: bytes | memoryview, shape: tuple[int, int], mode: int) -> NDArray[np.uint8]:
     """Decode after comparing the size that the JPEG header declares: a forged one must not allocate gigabytes."""
     cv2 = opencv.load()
     size = _declared_size(payload)
@@ -99,10 +129,10 @@ def _decoded(payload: bytes, shape: tuple[int, int], mode: int) -> NDArray[np.ui
     return np.asarray(image, np.uint8)
 
 
-def _declared_size(payload: bytes) -> tuple[int, int]:
+def _declared_size(payload: bytes | memoryview) -> tuple[int, int]:
     """(height, width) px that the frame header declares (ISO/IEC 10918-1, B.2.2). Raises RefusedError without one."""
     position = 2  # behind the start of image
-    while payload.startswith(b"\xff\xd8") and position + 9 <= len(payload):
+    while payload[:2] == b"\xff\xd8" and position + 9 <= len(payload):
         mark, marker, length, height, width = struct.unpack_from(">BBHxHH", payload, position)
         if mark != 0xFF:
             break

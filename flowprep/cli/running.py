@@ -1,0 +1,86 @@
+"""What the commands that make a dataset have in common: run it, say what came of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flowprep.errors import ExitCode
+from flowprep.wording import describe_stack, duration, plural, size
+
+
+def configuration(kind: type[Any], names: dict[str, str | None], pipeline: str | None, given: dict[str, Any]) -> Any:
+    """A configuration of ``kind`` from a pipeline file, the options that were given, and arguments by their keys."""
+    from flowprep.cli.options import apply
+    from flowprep.config import build, read_pipeline
+
+    merged = apply(read_pipeline(Path(pipeline), kind) if pipeline else {}, given, kind)
+    merged |= {key: value for key, value in names.items() if value}
+    return build(merged, pipeline or "command line", kind)
+
+
+def run_and_report(run: Any) -> None:
+    """Do what the configuration of a run asks for; ends the process with its exit code unless that is 0."""
+    if run.config.run.dry_run:
+        _print_plan(run)
+        return
+    summary = run.run()
+    _print_summary(summary, run.config.output, "stack" if run.settings.stack else "field")
+    if summary.exit_code != ExitCode.OK:
+        sys.exit(summary.exit_code)
+
+
+def _print_plan(run: Any) -> None:
+    from flowprep.run.planning import free_bytes
+
+    expected = run.dry_run()
+    settings = run.settings
+    workers = min(run.workers, max(1, len(expected.plan.shards)))
+    refused = sum(bool(video.refused) for shard in expected.plan.shards for video in shard.videos)
+    missing = sum(video.size < 0 and not video.refused for shard in expected.plan.shards for video in shard.videos)
+    click.echo(f"videos     {expected.videos:,}" + (f", {missing:,} of them missing" if missing else ""))
+    if refused:
+        click.echo(f"refused    {refused:,} paths")
+    if settings.derived:
+        click.echo(f"fields     {expected.frames:,} to decode")
+    else:
+        click.echo(f"frames     about {expected.frames:,} to decode")
+        click.echo(f"fields     about {expected.fields:,}, {settings.flow.direction}")
+        click.echo(f"method     {settings.flow.method} on {settings.flow.backend} ({settings.engine})")
+    if settings.stack:
+        click.echo(f"stacks     {expected.fields:,}, {describe_stack(settings.to_json()['stack'])}")
+    click.echo(f"bytes      about {size(expected.bytes)}; free there: {size(free_bytes(run.output))}")
+    click.echo(f"time       about {duration(expected.seconds / workers)} on {plural(workers, 'worker')}")
+    click.echo(f"shards     {len(expected.plan.shards):,} (units of work)")
+    for name, end in expected.plan.ends.items():
+        click.echo(f"array      {name}: up to {plural(end, 'file')} of 2048 rows")
+    click.echo("Nothing was written.")
+
+
+def _print_summary(summary: Any, output: str, unit: str) -> None:
+    from flowprep.errors import Verdict
+
+    for verdict, count in summary.verdicts.items():
+        click.echo(f"{count:8,}  {verdict}")
+    for row in summary.failures[:20]:
+        click.echo(f"          {row.verdict}: {row.id}: {row.reason}", err=True)
+    if len(summary.failures) > 20:
+        click.echo(f"          and {len(summary.failures) - 20:,} more: flowprep info {output} --failed", err=True)
+    done = f"{plural(summary.fields, unit)}, {size(summary.bytes)} in {output}"
+    if summary.shards_left:
+        left = plural(summary.shards_left, "shard")
+        click.echo(f"{done}, {duration(summary.seconds)}; this task is done, the others have {left} left.")
+    elif summary.shards_run:
+        click.echo(f"{done}, {duration(summary.seconds)}.")
+    else:
+        click.echo(f"{done}: complete, nothing to do.")
+    if summary.exit_code != ExitCode.OK:
+        failed = sum(count for verdict, count in summary.verdicts.items() if verdict != Verdict.OK)
+        click.echo(
+            f"flowprep: {plural(failed, 'video')} failed, more than --max-failed allows; the others are stored. "
+            "Repair them and use --retry-status, or raise --max-failed.",
+            err=True,
+        )

@@ -1,0 +1,112 @@
+"""What a run makes: a dataset of flow from videos, or a dataset from a dataset. The driver runs all alike."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from flowprep import flow
+from flowprep.annotations import Source, read_source, source_root
+from flowprep.config import ExtractConfig, RunConfig, Settings
+from flowprep.errors import StoreError, UsageError
+from flowprep.plan import Estimate, estimate
+from flowprep.run.headers import probe_all
+from flowprep.sandbox import Limits
+from flowprep.types import Video
+from flowprep.wording import plural, some
+
+OTHER_SECONDS_PER_FRAME = 0.004  # decode, quantise, encode
+USUAL_PIXELS = 256 * 340  # of a video whose header says nothing
+
+
+def limits_of(run: RunConfig) -> Limits:
+    """What each child process may use."""
+    return Limits(run.stall_seconds, run.memory_limit)
+
+
+class Product(ABC):
+    """What is made, under which settings, and of what."""
+
+    settings: Settings
+    gpu = False  # whether it is computed on GPUs
+
+    @abstractmethod
+    def source(self, say: Callable[[str], None]) -> Source:
+        """What there is to make it of. Raises UsageError where there is nothing; ``say`` hears what was left out."""
+
+    @abstractmethod
+    def root(self) -> Path:
+        """Where the source of a dataset that has a plan is now. Raises StoreError where it is not."""
+
+    @abstractmethod
+    def estimates(self, root: Path, videos: Sequence[Video], workers: int) -> list[Estimate]:
+        """What each video should need. Raises UnfinishedError when told to stop."""
+
+    @abstractmethod
+    def seconds(self, guess: Estimate) -> float:
+        """Expected work on one core."""
+
+    @abstractmethod
+    def warm(self, say: Callable[[str], None]) -> None:
+        """What is done once on a machine, before its processes start."""
+
+
+def resolve(config: ExtractConfig) -> Settings:
+    """The complete settings: the backend chosen, every parameter of the method named, the engine's version noted."""
+    chosen = config.flow
+    algorithm = flow.find(chosen.method, chosen.backend or None, elsewhere=config.cluster.remote)
+    parameters = algorithm.parameters_type.of(chosen.method, chosen.parameters, algorithm.backend).to_json()
+    full = replace(chosen, backend=algorithm.backend, parameters=parameters)
+    return Settings(config.video, full, config.storage, algorithm.engine())
+
+
+class FlowOfVideos(Product):
+    """``flowprep extract``."""
+
+    def __init__(self, config: ExtractConfig) -> None:
+        self._config = config
+        self.settings = resolve(config)
+        self.gpu = flow.find(self.settings.flow.method, self.settings.flow.backend, elsewhere=True).gpu
+
+    def source(self, say: Callable[[str], None]) -> Source:
+        chosen = self._config.source
+        source = read_source(
+            Path(chosen.path),
+            Path(chosen.annotations) if chosen.annotations else None,
+            chosen.layout,
+            Path(chosen.root) if chosen.root else None,
+        )
+        if source.ignored:
+            say(f"Not taken for videos: {some(source.ignored)}")
+        if all(video.size < 0 and not video.refused for video in source.videos):
+            raise UsageError(
+                f"{chosen.path}: not one of its {plural(len(source.videos), 'video')} exists below {source.root}, "
+                f"beginning with {source.videos[0].id}. Name the folder that the paths start from (--root, or SOURCE "
+                "with official lists); a line of a list is a path and a label, nothing else."
+            )
+        return source
+
+    def root(self) -> Path:
+        source = self._config.source
+        try:
+            return source_root(Path(source.path), Path(source.root) if source.root else None)
+        except UsageError as error:
+            raise StoreError(f"{error} It was there when the dataset was planned: is its disk mounted?") from None
+
+    def estimates(self, root: Path, videos: Sequence[Video], workers: int) -> list[Estimate]:
+        probes = probe_all(root, videos, limits_of(self._config.run), workers)
+        return [estimate(video, probe, self.settings) for video, probe in zip(videos, probes, strict=True)]
+
+    def seconds(self, guess: Estimate) -> float:
+        each = self._algorithm().seconds_per_megapixel() * (guess.pixels or USUAL_PIXELS) / 1e6
+        directions = 2 if self.settings.flow.direction == "both" else 1
+        return guess.fields * each * directions + guess.decoded * OTHER_SECONDS_PER_FRAME
+
+    def warm(self, say: Callable[[str], None]) -> None:
+        self._algorithm().warm(say)
+
+    def _algorithm(self) -> flow.FlowAlgorithm:
+        chosen = self.settings.flow
+        return flow.get(chosen.method, chosen.backend, **chosen.parameters)

@@ -1,0 +1,53 @@
+"""A batch as it leaves the loader: small integers, and what turns them into pixels.
+
+Converting on the processor would cost more than decoding, and four times the memory traffic to the device. So flips,
+the factors of resized crops, mean flow and jitter are folded into three numbers for each channel, and one formula
+
+    v = (levels - zero) * scale - mean
+
+finishes a batch wherever it is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass
+class Batch:
+    """B inputs of C channels: 2L of flow (u1, v1, u2, ...) or 3 of RGB."""
+
+    levels: NDArray[Any]  # (B, C, h, w) uint8, uint16, int8 or int16, as stored; RGB: uint8
+    scale: NDArray[np.float32]  # (B, C) px per level; RGB: 1, or the jitter's factor
+    zero: NDArray[np.float32]  # (B, C) level of 0 px
+    mean: NDArray[np.float32]  # (B, C) px, to be subtracted
+    labels: NDArray[np.int64]  # (B,) number of the class
+    videos: NDArray[np.int64]  # (B,) number of the video among the sampler's clips
+    frames: NDArray[np.int64]  # (B,) frame that the stack is of
+    position: tuple[int, int] = (0, 0)  # epoch, and number of the batch in it
+    damaged: tuple[str, ...] = ()  # ids of videos whose samples were damaged, and replaced
+
+    @classmethod
+    def empty(cls, size: int, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Batch:
+        """A batch to be filled, of inputs of ``shape`` (C, h, w)."""
+        channels = shape[0]
+        return cls(
+            np.empty((size, *shape), dtype),
+            *(np.empty((size, channels), np.float32) for _ in range(3)),
+            *(np.empty(size, np.int64) for _ in range(3)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def numpy(self) -> NDArray[np.float32]:
+        """The batch in pixels (flow) or levels of [0, 255] (RGB): (B, C, h, w) float32."""
+        values = self.levels.astype(np.float32)
+        values -= self.zero[:, :, None, None]
+        values *= self.scale[:, :, None, None]
+        values -= self.mean[:, :, None, None]
+        return values
