@@ -1,4 +1,4 @@
-"""How quickly do training samples come out of a dataset? Samples of ten fields, cropped to 224x224, a second of one core.
+"""How quickly do training samples come out of a dataset? Of ten fields, cropped to 224x224.
 
     python -m benchmarks.loader DATASET [--samples 64] [--rounds 5] [--crop 224] [--json loader.json]
     python -m benchmarks.loader DATASET --memory 10000      resident memory while so many batches of 8 are read

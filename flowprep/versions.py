@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from flowprep import __version__
 
 OPENCV = ("opencv-contrib-python", "opencv-contrib-python-headless")  # one of the two
-PACKAGES = ("av", "dask", "distributed", "llvmlite", "numba", "numpy", *OPENCV, "pillow", "zarr")
+LIBRARIES = ("av", "dask", "distributed", "imagecodecs", "llvmlite", "numba", "numcodecs", "numpy")
+PACKAGES = (*LIBRARIES, *OPENCV, "pillow", "zarr")
 
 
 @cache

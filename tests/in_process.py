@@ -9,15 +9,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowprep import shard
-from flowprep.config import FlowConfig, Settings, StorageConfig, VideoConfig
+from flowprep.config import (
+    ClusterConfig,
+    FlowConfig,
+    Settings,
+    StackConfig,
+    StackingConfig,
+    StorageConfig,
+    TranscodeConfig,
+    VideoConfig,
+)
 from flowprep.derive import Deriver
 from flowprep.errors import VideoError
 from flowprep.extract import Extractor
 from flowprep.plan import SHARD_SECONDS, Plan, estimate, make_plan
+from flowprep.run import driver
 from flowprep.run.expectation import used_blocks
 from flowprep.sandbox import Limits
 from flowprep.store.blobs import LocalStore
@@ -39,11 +50,17 @@ SETTINGS = Settings(
 )
 
 
+BATCH = ClusterConfig("batch", task="0/1")  # without Dask
+FINE = StorageConfig("blosc", step=0.001)  # what comes back is what went in, to half a thousandth of a pixel
+
+
 class InProcess:
     """Stands in for the sandbox: the same work, without a child."""
 
     def __init__(self, limits: Limits, gpu: str) -> None:  # noqa: ARG002 - the sandbox's signature
         self.limits = limits
+
+    def close(self) -> None: ...
 
     def extract(
         self,
@@ -137,3 +154,21 @@ def small_dataset(folder: Path) -> Path:
     """Three videos in two shards, their files beside the dataset."""
     videos = write_clips(folder / "videos")
     return make_dataset(folder / "out.zarr", folder / "videos", videos[:3])
+
+
+def derive(run: driver.Run) -> driver.Summary:
+    """A run of ``flowprep stack`` or ``transcode``, in this process alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard, "Sandbox", InProcess)
+        patch.setattr(shard, "_thread", threading.local())
+        return run.run()
+
+
+def stack(source: Path, out: Path, storage: StorageConfig = FINE, **stacking: Any) -> driver.Summary:
+    config = StackingConfig(str(source), str(out), storage, cluster=BATCH, stack=StackConfig(**stacking))
+    return derive(driver.Stacking(config, lambda _: None, quiet=True))
+
+
+def transcode(source: Path, out: Path, storage: StorageConfig) -> driver.Summary:
+    config = TranscodeConfig(str(source), str(out), storage, cluster=BATCH)
+    return derive(driver.Transcoding(config, lambda _: None, quiet=True))

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,23 @@ def test_flow_cpu(tmp_path: Path) -> None:
         assert row["Texture"]["epe"] < 0.5  # px, of 1.6: what was timed does find the motion
     for way in ("cv2 tvl1", *OURS):
         assert f"| {way} |" in done.stdout
+
+
+def test_codecs(tmp_path: Path) -> None:
+    clip = render(Motion("right", velocity=(1.5, -0.5)), seed=3, frames=4, height=64, width=80)
+    write_video(tmp_path / "clip.mp4", clip.frames)
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks.codecs", tmp_path / "clip.mp4", "--pairs", "2", "--json", figures]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
+
+    result = json.loads(figures.read_text())
+    rows = result["rows"]
+    assert {name.split()[0] for name in rows} == {"paper", "jpeg", "htj2k", "blosc"}
+    for name, row in rows.items():
+        assert row["ratio"] > 1 and 0 <= row["mean"] <= row["p99"] <= row["worst_mean"] <= row["worst"], name
+        assert f"| {name} |" in done.stdout
+    steps = [row for name, row in rows.items() if name.startswith("htj2k")]
+    for finer, coarser in pairwise(steps):
+        assert finer["ratio"] < coarser["ratio"] and finer["mean"] < coarser["mean"]
+    assert set(result["gain"]) == {"paper 92", "jpeg 92"}

@@ -117,7 +117,7 @@ def test_a_missing_commit(out: Path) -> None:
     assert not report.clean and not report.faults, "not finished is not damaged"
     assert report.unfinished == (
         "1 of 2 shards are not committed, it is not finished: unless it is at work or its job waits in a queue, "
-        "run the command that made the dataset again."
+        "run the command that made the dataset (or submit) again."
     )
 
 

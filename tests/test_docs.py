@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import numpy as np
 import pytest
 import yaml
 import zarr
@@ -32,10 +33,13 @@ from flowprep import flow
 from flowprep.cli import COMMANDS
 from flowprep.cli import flowprep as group
 from flowprep.cli.options import POSITIONAL, registry
-from flowprep.config import METHODS, RANGES, ROUNDINGS, ExtractConfig, build
+from flowprep.config import METHODS, ROUNDINGS, ExtractConfig, StorageConfig, build
+from flowprep.config.storage import BITS, CODECS
 from flowprep.errors import ExitCode, Verdict
 from flowprep.flow import brox, tvl1
 from flowprep.flow.opencv import DIS_PRESETS
+from flowprep.quantise import quantise
+from flowprep.store.zarr_codec import encoding
 from flowprep.synthetic import write_demo_videos
 from flowprep.types import LedgerRow
 from tests.command import COMMAND
@@ -208,9 +212,25 @@ def test_the_dataset_to_the_attribute(prepared: Path) -> None:
 
 
 def test_every_convention() -> None:
-    (table,) = tables(section("dataset.md", "From levels to pixels"))
-    expected = [[name] if name == "field" else [name, rounding] for name in RANGES for rounding in ROUNDINGS]
-    assert [code(row[0]) for row in table.rows] == [item for i, item in enumerate(expected) if item not in expected[:i]]
+    conventions, payloads = tables(section("dataset.md", "From levels to pixels"))
+    found = []
+    for row in conventions.rows:
+        given: dict[str, Any] = yaml.safe_load("\n".join(code(row[1])).replace("--", "").replace(" ", ": ")) or {}
+        storage = StorageConfig(*code(row[0]), **given)
+        stored = quantise(np.zeros((1, 2, 16, 16), np.float32), storage)
+        assert row[2] == stored.levels.dtype.name
+        assert row[4] == f"{stored.zero[0, 0]:g}" or given == {"range": "field"}
+        found.append(storage)
+    fixed = [StorageConfig(range="fixed", rounding=rounding) for rounding in ROUNDINGS]
+    blosc = [StorageConfig(codec="blosc", bits=bits) for bits in BITS]
+    assert found == [StorageConfig(), *fixed, StorageConfig(codec="htj2k"), *blosc]
+
+    assert first_column(payloads) == list(CODECS)
+    for row in payloads.rows:
+        coding = encoding(StorageConfig(*code(row[0])))
+        assert code(row[2]) == [
+            part.to_dict()["name"] for part in (coding["serializer"], *(coding["compressors"] or ()))
+        ]
 
 
 # --- the blocks ---

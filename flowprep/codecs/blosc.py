@@ -40,7 +40,7 @@ class BloscCodec:
         levels = np.empty(shape, self.dtype) if out is None else out
         try:
             blosc.decompress(payload, levels)
-        except (RuntimeError, ValueError) as error:
+        except RuntimeError as error:
             raise RefusedError("stored Blosc data does not decompress: it is damaged") from error
         return levels
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from flowprep.errors import RefusedError
 
 LOWEST, HIGHEST = 512, 65024  # levels of -63 px and +63 px: what lies beyond could not be kept from wrapping
-HEADROOM = (
-    8 * 2**16
-)  # levels, for a step of 1: how near the ends a wrap is looked for; overshoot is under a third of it
+# Levels, for a step of 1: how near the ends an image has to come to be looked at. Overshoot is a third of that at most.
+HEADROOM = 8 * 2**16
+SPARE = 16  # levels at the ends that stay empty, for decoders that round otherwise
 SIZE = struct.Struct(">4xHH8IH")  # Lsiz, Rsiz, then extent, offset, tile, offset of tiles (x, y each), components
 COMPONENT = b"\x0f\x01\x01"  # 16 bits, unsigned, not subsampled
 CODING = re.compile(  # ISO/IEC 15444-1, annex A, and 15444-15: CAP, COD, QCD
@@ -34,7 +34,7 @@ CODING = re.compile(  # ISO/IEC 15444-1, annex A, and 15444-15: CAP, COD, QCD
     rb"\xff\x5c\x00\x23\x22(?:[\x00-\xbf].){16}",  # exponents up to 23: 31 crashes the decoder
     re.DOTALL,
 )
-COMMENT = 0xFF64
+COMMENT = b"\xff\x64"
 TILE = struct.Struct(">HHHIBBH")  # SOT: marker, its length, number of the tile, bytes, part, of how many parts; SOD
 
 
@@ -76,7 +76,8 @@ def encode_image(levels: NDArray[np.uint16], level: float) -> bytes:
         if margin < low and high < 2**16 - margin:
             return stream
         decoded = imagecodecs.htj2k_decode(stream, planar=True).astype(np.int32)
-        if np.abs(decoded - levels).max() < 2**15:
+        inside = decoded.min() >= SPARE and decoded.max() < 2**16 - SPARE
+        if inside and np.abs(decoded - levels).max() < 2**15:
             return stream
         level /= 2
 
@@ -88,7 +89,7 @@ def decode_image(
     _check_headers(stream, shape)
     try:
         image: NDArray[np.uint16] = imagecodecs.htj2k_decode(stream, planar=True, out=out)
-    except (RuntimeError, ValueError) as error:  # Htj2kError is a RuntimeError
+    except RuntimeError as error:
         raise RefusedError("a stored HTJ2K image does not decode: it is damaged") from error
     return image
 
@@ -108,9 +109,8 @@ def _check_headers(stream: bytes, shape: tuple[int, int, int]) -> None:
     if grid != [0, 0, width, height, 0, 0] or stream[SIZE.size : body] != channels * COMPONENT or not coding:
         raise RefusedError("a stored HTJ2K image is not coded as flowprep does, or it is damaged")
     tile = coding.end()
-    marker, length = struct.unpack_from(">HH", stream.ljust(tile + 4), tile)
-    if marker == COMMENT:
-        tile += 2 + length
+    if stream[tile : tile + 2] == COMMENT:
+        tile += 2 + int.from_bytes(stream[tile + 2 : tile + 4])
     expected = (0xFF90, 10, 0, len(stream) - tile - 2, 0, 1, 0xFF93)  # all that is left, but for the end marker
     if len(stream) < tile + TILE.size or TILE.unpack_from(stream, tile) != expected:
         raise RefusedError("a stored HTJ2K image is not one tile of the length that it says: it is damaged")

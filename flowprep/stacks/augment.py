@@ -141,7 +141,7 @@ def ten_crops(x: Any, size: int, *, flow: bool) -> Any:
     if size > min(height, width):
         raise UsageError(f"crops of {size}x{size} do not fit into {width}x{height} pixels: give a smaller size.")
     shape = (10, *x.shape[:-2], size, size)
-    crops = np.empty(shape, x.dtype) if isinstance(x, np.ndarray) else x.new_empty(shape)
+    crops: Any = np.empty(shape, x.dtype) if isinstance(x, np.ndarray) else x.new_empty(shape)
     for number, (top, left) in enumerate(_places(height - size, width - size)):
         crops[number] = x[..., top : top + size, left : left + size]
     crops[5:] = crops[:5, ..., ::-1] if isinstance(x, np.ndarray) else crops[:5].flip(-1)

@@ -34,12 +34,9 @@ class Batch:
     @classmethod
     def empty(cls, size: int, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Batch:
         """A batch to be filled, of inputs of ``shape`` (C, h, w)."""
-        channels = shape[0]
-        return cls(
-            np.empty((size, *shape), dtype),
-            *(np.empty((size, channels), np.float32) for _ in range(3)),
-            *(np.empty(size, np.int64) for _ in range(3)),
-        )
+        scale, zero, mean = np.empty((3, size, shape[0]), np.float32)
+        labels, videos, frames = np.empty((3, size), np.int64)
+        return cls(np.empty((size, *shape), dtype), scale, zero, mean, labels, videos, frames)
 
     def __len__(self) -> int:
         return len(self.levels)

@@ -19,6 +19,7 @@ from flowprep.stacks.sources import FrameSource, Scratch, Values, source_of
 from flowprep.store.reader import Dataset
 
 ATTEMPTS = 100  # draws in place of one damaged sample
+TRAINING = Augmentation()
 PORTION = 8  # samples that a thread reads before it looks for other work
 
 
@@ -43,7 +44,7 @@ class StackLoader:
     same for any number of workers. :meth:`batch` gives any batch at any time. Each batch has arrays of its own, which
     may be kept; ``batch(..., out=)`` fills those of an old one instead, which saves the price of new memory.
 
-    May be shared between threads, forked, and pickled: it takes its list of videos along, so that all copies draw alike.
+    May be shared between threads, forked, and pickled: its list of videos goes along, so that all copies draw alike.
     Raises UsageError where the dataset has not what is asked for.
     """
 
@@ -58,7 +59,7 @@ class StackLoader:
         batch_size: int = 256,
         seed: int = 0,
         batches: int | None = None,
-        augmentation: Augmentation = Augmentation(),
+        augmentation: Augmentation = TRAINING,
         workers: int = 0,
         on_damage: str = "raise",
     ) -> None:

@@ -156,21 +156,19 @@ class _Computed:
 
 
 def resized(fields: NDArray[np.float32], means: NDArray[np.float32], size: tuple[int, int] | None) -> Loaded:
-    """Fields (n, 2, H, W) and means (n, 2) at ``size`` (width, height) px: values grow and shrink with the axes."""
+    """Fields (n, 2, H, W) and means (n, 2) at ``size`` (width, height) px: values grow and shrink with the axes.
+
+    Bilinear; area average where an axis shrinks to less than half, of which bilinear sampling would leave values out.
+    """
     height, width = fields.shape[2:]
     if size is None or size == (width, height):
         return fields, means
     cv2 = opencv.load()
     factors = (size[0] / width, size[1] / height)  # of u and of v
-    smaller = size[0] * size[1] < width * height
+    method = cv2.INTER_AREA if min(factors) < 0.5 else cv2.INTER_LINEAR
     out = np.empty((len(fields), 2, size[1], size[0]), np.float32)
     for field, target in zip(fields, out, strict=True):
         for component in range(2):
-            cv2.resize(
-                field[component],
-                size,
-                target[component],
-                interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR,
-            )
+            cv2.resize(field[component], size, target[component], interpolation=method)
             target[component] *= factors[component]
     return out, means * np.array(factors, np.float32)

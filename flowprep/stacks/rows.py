@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class RowReader:
         if len(data) != edges[-1] - edges[0]:
             raise RefusedError(f"{self.store.path(key)}: damaged: it has become shorter while it was read.")
         cuts = [edge - edges[0] for edge in edges]
-        return [data[low:high] for low, high in zip(cuts, cuts[1:], strict=False)]
+        return [data[low:high] for low, high in pairwise(cuts)]
 
     def _bytes(self, key: str, first: int, last: int) -> bytes:
         try:

@@ -20,9 +20,9 @@ from flowprep.stacks.reach import frames_of
 from flowprep.store.layout import ArrayName
 from flowprep.store.reader import Dataset, VideoRow
 from flowprep.types import SPLITS, Placement
+from flowprep.wording import plural, some
 
 WORDS = 16  # random 64-bit words of one sample
-NAMED = 10  # of the excluded videos in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,13 @@ class Sampler:
 
     def sample(self, epoch: int, number: int, attempt: int = 0) -> Sample:
         """Sample ``number`` of an epoch; ``attempt`` draws anew, where the sample before cannot be read."""
-        words = _words(self.seed, epoch, number, attempt)
+        draws = _uniform(self.seed, epoch, number, attempt)
+        of_class, of_video, of_frame, top, left, place, scale, mirror, *jitter = draws
         drawable = self._by_class
-        members = drawable[int(words[0] * len(drawable))]
-        clip = self.clips[members[int(words[1] * len(members))]]
-        frame = clip.frames[int(words[2] * len(clip.frames))]
-        return Sample(clip, frame, Draws(*words[3:8], jitter=tuple(words[8:])))
+        members = drawable[int(of_class * len(drawable))]
+        clip = self.clips[members[int(of_video * len(members))]]
+        frame = clip.frames[int(of_frame * len(clip.frames))]
+        return Sample(clip, frame, Draws(top, left, place, scale, mirror, tuple(jitter)))
 
     @cached_property
     def _by_class(self) -> list[list[int]]:
@@ -132,12 +133,12 @@ class Sampler:
         return Clip(row.id, label, ArrayName.parse(place.array), place.start, place.length, drawable)
 
     def _exclusions(self) -> str:
-        first = "; ".join(f"{id}: {why}" for id, why in list(self.excluded.items())[:NAMED])
-        return f"{len(self.excluded)} videos are left out: {first}{'; ...' if len(self.excluded) > NAMED else ''}"
+        reasons = some([f"{id} ({why})" for id, why in self.excluded.items()])
+        return f"left out, {plural(len(self.excluded), 'video')}: {reasons}."
 
     def _why_none(self, dataset: Dataset, split: int, part: str) -> str:
         if self.excluded:
-            return f"no video can be drawn. {self._exclusions()}"
+            return f"no video can be drawn; {self._exclusions()}"
         known = sorted({row.splits[split - 1] for row in dataset.videos} - {""})
         return (
             f"no video is in part {part!r} of split {split}; that split has {', '.join(known) or 'no parts'}. "
@@ -151,7 +152,7 @@ def spread(frames: Sequence[int], count: int = 25) -> list[int]:
     return [frames[number * last // max(1, count - 1)] for number in range(count)]
 
 
-def _words(seed: int, epoch: int, number: int, attempt: int) -> list[float]:
+def _uniform(seed: int, epoch: int, number: int, attempt: int) -> list[float]:
     """WORDS numbers in [0, 1). The first word of the counter runs through the blocks of one sample."""
     bits = np.random.Philox(
         key=np.array([seed, epoch], np.uint64), counter=np.array([0, number, attempt, 0], np.uint64)

@@ -100,13 +100,14 @@ class FieldSource:
         out: NDArray[Any],
     ) -> None:
         """Eq. 2. Whole fields are at hand, for a trajectory may leave the window."""
-        halves: list[Any] = []
+        halves: list[tuple[Any, Any, Any]] = []
         for array, half, of in zip(arrays, fields, values, strict=False):
             levels = self._scratch.array(array.kind, (len(half), *array.row_shape()), self.dtype)
             for field, payload, place in zip(half, _payloads(self.rows, clip, array, half), levels, strict=True):
                 self._decode(clip, array, field, payload, place)
-            halves += [levels, of[:, 0], of[:, 1]]
-        gather_levels(self.stacking, *halves, *([None] * (6 - len(halves))), window, out)
+            halves.append((levels, of[:, 0], of[:, 1]))
+        backward: tuple[Any, Any, Any] = halves[1] if self.stacking.bidirectional else (None, None, None)
+        gather_levels(self.stacking, *halves[0], *backward, window, out)
 
     def _decode(self, clip: Clip, array: ArrayName, field: int, payload: memoryview, out: NDArray[Any]) -> None:
         try:
@@ -180,7 +181,7 @@ def source_of(dataset: Dataset, stacking: Stacking | None, *, frames: bool) -> S
 
 
 class Scratch(threading.local):
-    """Arrays to work in, for each thread its own: memory fresh from the system costs as much time as a decoded field."""
+    """Arrays to work in, for each thread its own: fresh memory costs as much time as a decoded field."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}
