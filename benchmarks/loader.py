@@ -50,8 +50,7 @@ class Ways:
         self.folder = folder
         self.augmentation = Augmentation(crop)
         self.loader = self.stack_loader(samples)
-        self.batch = self.loader.batch(0, 0)
-        self.out = self.batch.levels
+        self.out = self.loader.batch(0, 0).levels
         self.drawn = [self.loader.sampler.sample(0, number) for number in range(samples)]
         self.rows = RowReader(dataset.path)
         self.codec = field_codec(dataset.settings.storage)
@@ -73,15 +72,14 @@ class Ways:
     def window(self, sample: Sample) -> Crop:
         return self.augmentation.window(sample.clip.array.height, sample.clip.array.width, sample.draws)
 
-    def all(self) -> dict[str, Callable[[], None]]:
-        found: dict[str, Callable[[], None]] = {"floor: decoding alone": self.floor}
+    def all(self) -> dict[str, Callable[[], Any]]:
+        found: dict[str, Callable[[], Any]] = {"floor: decoding alone": self.floor}
         if self.dataset.settings.storage.codec == "jpeg" and find_spec("simplejpeg"):
             found["floor: simplejpeg"] = self.floor_simplejpeg
-        found["flowprep"] = partial(self.ours, self.loader, self.batch)
-        found["flowprep, new memory each batch"] = partial(self.ours, self.loader, None)
+        found["flowprep"] = partial(self.loader.batch, 0, 0)
         trajectories = self.stack_loader(len(self.drawn), stacking=Stacking("trajectory", LENGTH))
         trajectories.batch(0, 0)  # compiles
-        found["flowprep, trajectories"] = partial(self.ours, trajectories, self.batch)
+        found["flowprep, trajectories"] = partial(trajectories.batch, 0, 0)
         found["zarr-python a[i:i+10]"] = self.zarr_python
         if self.dataset.settings.storage.codec == "jpeg":
             found["folder of JPEG, cv2.imread"] = self.copied_folder()
@@ -104,9 +102,6 @@ class Ways:
             field = np.empty((2 * height, width, 1), np.uint8)
             for payload in payloads:
                 simplejpeg.decode_jpeg(payload, "GRAY", buffer=field)
-
-    def ours(self, loader: StackLoader, out: Any) -> None:
-        loader.batch(0, 0, out)
 
     def zarr_python(self) -> None:
         for slot, sample in enumerate(self.drawn):

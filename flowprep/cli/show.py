@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,21 +14,30 @@ import click
 @click.option(
     "-o", "--output", type=click.Path(), help="File to write, .png or .mp4 [default: VIDEO's name .png here]."
 )
+@click.option("--field", type=int, multiple=True, help="Field to draw; several make a contact sheet.")
+@click.option("--stack", type=int, multiple=True, help="Stack to draw, of a dataset of stacks; several as above.")
 @click.option(
-    "--field",
-    "fields",
-    type=int,
-    multiple=True,
-    help="Field to draw; several make a contact sheet. [default: the middle one]",
+    "--frame", type=int, multiple=True, help="Frame whose stack to draw: the nearest that is stored; several as above."
 )
-@click.option("--every", type=int, help="Draw every N-th field.")
+@click.option("--every", type=int, metavar="N", help="Draw every N-th field, stack or, with --trajectories, frame.")
 @click.option("--direction", type=click.Choice(["forward", "backward"]), help="Which flow. [default: what is stored]")
-def command(
-    dataset: str, video: str, output: str | None, fields: tuple[int, ...], every: int | None, direction: str | None
-) -> None:
-    """Draw VIDEO (its id or row number) of DATASET: frame, colour-wheel flow with its legend, the two stored planes."""
+@click.option("--trajectories", is_flag=True, help="Of a dataset of flow: draw stacks of trajectories, made on the spot.")
+@click.option("--length", type=int, metavar="L", help="With --trajectories: fields in a stack. [default: 10]")
+@click.option("--bidirectional", is_flag=True, help="With --trajectories: half of the fields back in time.")
+def command(dataset: str, video: str, output: str | None, **given: Any) -> None:
+    """Draw VIDEO (its id or row number) of DATASET, by default its middle field or stack.
+
+    A field: the frame, its flow in the colours of a wheel, and its two planes. A stack: the frame with the trajectories
+    of a grid of points, the flow of each field in colours, and all planes.
+
+    \b
+    flowprep show ucf101.zarr v_YoYo_g01_c01.avi -o flow.mp4
+    flowprep show ucf101.zarr v_YoYo_g01_c01.avi --trajectories --frame 24
+    flowprep show stacks.zarr 0 --every 5 -o sheet.png
+    """
     import flowprep
     from flowprep.errors import UsageError
+    from flowprep.show.choice import Choice
     from flowprep.show.video import show_video
 
     opened = flowprep.open(dataset)
@@ -39,11 +49,6 @@ def command(
         if name >= len(opened.videos):
             raise UsageError(f"{dataset} has videos 0 to {len(opened.videos) - 1}, not {name}.")
     row = opened.videos[name]
-    if every is not None:
-        if every < 1:
-            raise UsageError(f"--every {every}: give 1 or more.")
-        fields = tuple(range(0, row.fields, every))
-    stored = opened.settings.flow.direction
     target = Path(output) if output else Path(f"{Path(row.id).stem}.png")
-    count = show_video(opened, name, target, fields, direction or ("backward" if stored == "backward" else "forward"))
-    click.echo(f"{target}: {count} field{'s' if count > 1 else ''} of {row.id}")
+    drawn = show_video(opened, name, target, Choice(**given))
+    click.echo(f"{target}: {drawn} of {row.id}")

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+Colour = tuple[int, int, int]
+
 PAPER = (250, 250, 248)
 SHADE = (236, 236, 233)  # behind an image that does not fill its cell
 HAIRLINE = (206, 206, 202)  # around a cell: white flow must not melt into the paper
@@ -40,9 +42,12 @@ def blank(width: int, height: int) -> Image.Image:
     return Image.new("RGB", (width + width % 2, height + height % 2), PAPER)
 
 
-def write(page: Image.Image, at: tuple[int, int], text: str, size: int, width: int, ink: tuple[int, int, int]) -> None:
-    """Write one line with its upper left corner at ``at``, shortened to ``width`` px."""
-    ImageDraw.Draw(page).text(at, shortened(text, width, size), font=font(size), fill=ink)
+def write(
+    page: Image.Image, at: tuple[int, int], text: str, size: int, width: int, ink: Colour, *, right: bool = False
+) -> None:
+    """Write one line, shortened to ``width`` px, with its upper left (or upper ``right``) corner at ``at``."""
+    anchor = "ra" if right else "la"
+    ImageDraw.Draw(page).text(at, shortened(text, width, size), font=font(size), fill=ink, anchor=anchor)
 
 
 def shortened(text: str, width: int, size: int) -> str:

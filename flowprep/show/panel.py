@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -31,7 +33,7 @@ _LEGEND = 132  # px
 def field_panel(
     frame_rgb: NDArray[np.uint8] | None,
     flow: NDArray[np.float32],
-    planes: NDArray[np.uint8],
+    planes: NDArray[np.integer[Any]],
     *,
     title: str,
     max_magnitude: float | None = None,
@@ -42,7 +44,7 @@ def field_panel(
     ----------
     frame_rgb: (h, w, 3) uint8, the frame that the flow starts from, of any size; None leaves its cell out.
     flow: (2, H, W) float32 px.
-    planes: (2, H, W) uint8, u and v as they are stored.
+    planes: (2, H, W) integers, u and v as they are stored; other than uint8, each is drawn from black to white.
     title: one line; shortened where it is too long.
     max_magnitude: px that the colours end at; by default the largest of this field.
 
@@ -61,8 +63,8 @@ def field_panel(
 
     cells = [
         ("flow", flow_to_rgb(flow, full), f"mean {magnitude.mean():.2f} px, largest {largest:.2f} px"),
-        ("u, to the right", planes[0], _range(seen[0], planes[0])),
-        ("v, downwards", planes[1], _range(seen[1], planes[1])),
+        ("u, to the right", _grey(planes[0]), _range(seen[0], planes[0])),
+        ("v, downwards", _grey(planes[1]), _range(seen[1], planes[1])),
     ]
     if frame_rgb is not None:
         cells.insert(0, ("frame", frame_rgb, f"{frame_rgb.shape[1]} x {frame_rgb.shape[0]} px"))
@@ -85,5 +87,13 @@ def field_panel(
     return np.array(page)
 
 
-def _range(component: NDArray[np.float32], plane: NDArray[np.uint8]) -> str:
+def _grey(plane: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Levels as grey: those of 8 bits as they are, others from the smallest, black, to the largest, white."""
+    if plane.dtype == np.uint8:
+        return plane.astype(np.uint8)
+    low, high = int(plane.min()), int(plane.max())
+    return np.rint((plane.astype(np.float64) - low) * (255 / max(1, high - low))).astype(np.uint8)
+
+
+def _range(component: NDArray[np.float32], plane: NDArray[np.integer[Any]]) -> str:
     return f"{component.min():z.2f} to {component.max():z.2f} px, stored {plane.min()} to {plane.max()}"

@@ -32,11 +32,12 @@ class Batch:
     damaged: tuple[str, ...] = ()  # ids of videos whose samples were damaged, and replaced
 
     @classmethod
-    def empty(cls, size: int, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Batch:
-        """A batch to be filled, of inputs of ``shape`` (C, h, w)."""
-        scale, zero, mean = np.empty((3, size, shape[0]), np.float32)
+    def around(cls, levels: NDArray[Any]) -> Batch:
+        """A batch to be filled, with ``levels`` (B, C, h, w)."""
+        size, channels = levels.shape[:2]
+        scale, zero, mean = np.empty((3, size, channels), np.float32)
         labels, videos, frames = np.empty((3, size), np.int64)
-        return cls(np.empty((size, *shape), dtype), scale, zero, mean, labels, videos, frames)
+        return cls(levels, scale, zero, mean, labels, videos, frames)
 
     def __len__(self) -> int:
         return len(self.levels)

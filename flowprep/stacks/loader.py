@@ -14,6 +14,7 @@ from flowprep.config import Stacking
 from flowprep.errors import RefusedError, UsageError
 from flowprep.stacks.augment import Augmentation, Crop, fit, geometry, mirror_columns
 from flowprep.stacks.batch import Batch
+from flowprep.stacks.recycling import Recycler
 from flowprep.stacks.sampler import Sample, Sampler, spread
 from flowprep.stacks.sources import FrameSource, Scratch, Values, source_of
 from flowprep.store.reader import Dataset
@@ -42,7 +43,7 @@ class StackLoader:
 
     Iterating goes through the rest of an epoch and leaves the loader at the beginning of the next; the order is the
     same for any number of workers. :meth:`batch` gives any batch at any time. Each batch has arrays of its own, which
-    may be kept; ``batch(..., out=)`` fills those of an old one instead, which saves the price of new memory.
+    may be kept; the memory of those that are not is used again.
 
     May be shared between threads, forked, and pickled: its list of videos goes along, so that all copies draw alike.
     Raises UsageError where the dataset has not what is asked for.
@@ -78,6 +79,7 @@ class StackLoader:
         self._numbers = {clip.id: number for number, clip in enumerate(self.sampler.clips)}
         self._position = (0, 0)  # epoch, and batch in it: what the next iteration begins with
         self._scratch = Scratch()
+        self._recycler = Recycler()
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -101,9 +103,9 @@ class StackLoader:
             raise UsageError(f"{state}: an epoch has the batches 0 to {self.batches - 1}.")
         self._position = (state["epoch"], state["batch"])
 
-    def batch(self, epoch: int, number: int, out: Batch | None = None) -> Batch:
-        """Batch ``number`` of an epoch, in the arrays of ``out`` where given."""
-        batch = self._begin(epoch, number, out)
+    def batch(self, epoch: int, number: int) -> Batch:
+        """Batch ``number`` of an epoch."""
+        batch = self._begin(epoch, number)
         self._read(batch, 0, self.batch_size)
         return batch
 
@@ -114,7 +116,7 @@ class StackLoader:
         """
         video = self.sampler.clips[clip]
         height, width = video.array.height, video.array.width
-        batch = Batch.empty(count, (self.source.channels, height, width), self.source.dtype)
+        batch = self._empty(count, height, width)
         for slot, frame in enumerate(spread(video.frames, count)):
             values = self.source.load(video, frame, Crop(0, 0, height, width), batch.levels[slot])
             batch.scale[slot], batch.zero[slot], batch.mean[slot] = values.planes
@@ -132,7 +134,7 @@ class StackLoader:
         waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
         try:
             for number in range(first, self.batches):
-                batch = self._begin(epoch, number, None)
+                batch = self._begin(epoch, number)
                 starts = range(0, self.batch_size, PORTION)
                 waiting.append((batch, [pool.submit(self._read, batch, start, start + PORTION) for start in starts]))
                 if len(waiting) > 1:
@@ -142,15 +144,15 @@ class StackLoader:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _begin(self, epoch: int, number: int, out: Batch | None) -> Batch:
-        crop = self.augmentation.crop
-        shape = (self.source.channels, crop, crop)
-        if out is None:
-            out = Batch.empty(self.batch_size, shape, self.source.dtype)
-        elif out.levels.shape != (self.batch_size, *shape) or out.levels.dtype != self.source.dtype:
-            raise UsageError(f"out has levels {out.levels.dtype} {out.levels.shape}: give a batch of this loader.")
-        out.position, out.damaged = (epoch, number), ()
-        return out
+    def _begin(self, epoch: int, number: int) -> Batch:
+        """A batch whose samples have still to be read."""
+        batch = self._empty(self.batch_size, self.augmentation.crop, self.augmentation.crop)
+        batch.position = epoch, number
+        return batch
+
+    def _empty(self, size: int, height: int, width: int) -> Batch:
+        shape = (size, self.source.channels, height, width)
+        return Batch.around(self._recycler.empty(shape, self.source.dtype))
 
     def _read(self, batch: Batch, start: int, stop: int) -> None:
         """Read samples start..stop-1 of ``batch``."""

@@ -1,0 +1,45 @@
+"""What is to be drawn of a video, and which of that a dataset can answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flowprep.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The options of ``flowprep show``; what is empty, None or False was not given."""
+
+    field: tuple[int, ...] = ()  # numbers of fields
+    stack: tuple[int, ...] = ()  # numbers of stacks
+    frame: tuple[int, ...] = ()  # frames whose stacks are asked for
+    every: int | None = None  # every so many fields, stacks or frames
+    direction: str | None = None  # of the fields
+    trajectories: bool = False  # draw stacks of trajectories, made of stored fields
+    length: int | None = None  # of these stacks
+    bidirectional: bool = False  # these stacks
+
+    def allow(self, subject: str, *names: str) -> None:
+        """Raise UsageError, about ``subject``, for what was given and is not among ``names``, or given twice."""
+        for item in dataclasses.fields(self):
+            given = getattr(self, item.name)
+            if item.name not in names and given not in (None, False, ()):
+                options = ", ".join(f"--{name}" for name in names)
+                raise UsageError(f"--{item.name} has no meaning for {subject}; that takes {options}.")
+        ways = [f"--{name}" for name in ("field", "stack", "frame", "every") if getattr(self, name) not in (None, ())]
+        if len(ways) > 1:
+            raise UsageError(f"{' and '.join(ways)} exclude each other: give one of them.")
+
+    def chosen(self, possible: Sequence[int], given: Sequence[int], subject: Callable[[], str]) -> list[int]:
+        """The numbers that were asked for, of all ``possible`` ones; none = it is left to us."""
+        for number in given:
+            if number not in possible:
+                raise UsageError(f"{subject()} {possible[0]} to {possible[-1]}, not {number}.")
+        if self.every is None:
+            return list(dict.fromkeys(given))
+        if self.every < 1:
+            raise UsageError(f"--every {self.every}: give 1 or more.")
+        return list(possible[:: self.every])

@@ -1,0 +1,40 @@
+"""Memory of arrays that nobody uses any more, for the next ones.
+
+The system hands out memory page by page and cleared, which for a large batch costs a tenth of the time of decoding it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Recycler:
+    """Makes arrays. The memory of one comes back when the array and all views of it are gone; it is never taken away.
+
+    May be used by several threads. A pickled one arrives empty.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[NDArray[np.uint8]]] = {}  # bytes -> memory of that size
+
+    def __reduce__(self) -> tuple[type[Recycler], tuple[()]]:
+        return Recycler, ()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array with anything in it."""
+        size = math.prod(shape) * dtype.itemsize
+        free = self._free.setdefault(size, [])
+        try:
+            memory = free.pop()
+        except IndexError:
+            memory = np.empty(size, np.uint8)
+        # A NumPy view keeps alive the object that its memory came from: this loan, which says when the last one is gone.
+        loan = (ctypes.c_char * size).from_buffer(memory)
+        weakref.finalize(loan, free.append, memory).atexit = False
+        return np.frombuffer(loan, dtype).reshape(shape)
