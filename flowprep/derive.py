@@ -22,6 +22,7 @@ from flowprep.errors import RefusedError, Verdict, VideoError
 from flowprep.extract import Stages
 from flowprep.stacks.materialise import VideoStacks
 from flowprep.store.blobs import LocalStore
+from flowprep.store.commits import committed_shards
 from flowprep.store.layout import ArrayName
 from flowprep.store.reader import Dataset
 from flowprep.store.rows import StoredRows, naming
@@ -30,9 +31,13 @@ from flowprep.types import LedgerRow, Placement
 ROWS_AT_ONCE = 32  # decoded together: a video may be long
 
 
-@lru_cache(2)
 def source_rows(dataset: Path) -> dict[str, LedgerRow]:
-    """The rows of all videos of ``dataset`` that are stored, by id; read once in a process."""
+    """The rows of all videos of ``dataset`` that are stored, by id; read once in a process while nothing is added."""
+    return _source_rows(dataset, len(committed_shards(LocalStore(dataset))))
+
+
+@lru_cache(1)
+def _source_rows(dataset: Path, _commits: int) -> dict[str, LedgerRow]:
     return {row.id: row.row for row in Dataset(dataset).videos if row.row.verdict is Verdict.OK}
 
 
@@ -82,7 +87,7 @@ class Deriver:
     ) -> dict[str, Any]:
         """Write the stacks of a video; what its row says of them."""
         assert self.settings.stack and source.flow
-        stacks = VideoStacks(rows, source, self.settings, stages.time)
+        stacks = VideoStacks(rows, source, self.settings, stages.time, lambda: progress(0))
         for frame, stack, mean in stacks:
             with stages.time("encode"):
                 channels, height, width = stack.shape

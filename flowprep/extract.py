@@ -112,7 +112,7 @@ class Extractor:
                 return
             grey = block.grey if last is None else np.concatenate([last, block.grey])
             last = grey[-1:].copy()
-            pairs = self._pairs_at_once(*grey.shape[1:])
+            pairs = self.algorithm.pairs_in_a_second(*grey.shape[1:])  # a slow method must show signs of life
             for start in range(0, len(grey) - 1, pairs):
                 part = grey[start : start + pairs + 1]
                 with stages.time("flow"):
@@ -125,10 +125,6 @@ class Extractor:
                 with stages.time("encode"):
                     writer.frames(block.rgb)
             progress(0)
-
-    def _pairs_at_once(self, height: int, width: int) -> int:
-        """Frame pairs that take about a second: a slow method must show signs of life. It changes no byte."""
-        return max(1, int(1e6 / (self.algorithm.seconds_per_megapixel() * height * width)))
 
     def _flow(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Fields of consecutive frames, by the kind of array they go to."""

@@ -94,9 +94,10 @@ def _extract_shard(work: Work, shard: int) -> ShardResult:
     with store.scratch() as scratch:
         rows = []
         blocks = BlockFiles(scratch, plan, shard)
+        sources = source_rows(root) if plan.settings.derived else {}
         for video in plan.shards[shard].videos:
             with _folder(scratch / "video") as folder:
-                row = _extract_video(video, root, plan, work.limits, folder)
+                row = _extract_video(video, root, plan, work.limits, folder, sources)
                 if row.verdict is Verdict.OK:
                     row = blocks.add(row, folder)
             if row.verdict is Verdict.MISSING and video.size >= 0:
@@ -167,14 +168,17 @@ def _check_root(root: Path) -> None:
         raise store_error(root, error) from error
 
 
-def _extract_video(video: Video, root: Path, plan: Plan, limits: Limits, folder: Path) -> LedgerRow:
+def _extract_video(
+    video: Video, root: Path, plan: Plan, limits: Limits, folder: Path, sources: dict[str, LedgerRow]
+) -> LedgerRow:
+    """The row of one video. ``sources``: of those in the dataset ``root``, where that is what they are made of."""
     settings = plan.settings
     if video.refused:
         return LedgerRow(video.id, Verdict.BAD_PATH, reason=video.refused)
     box = _sandbox(limits, settings.flow if settings.computes_flow else None)
     if not settings.derived:
         return box.extract(settings, root / video.id, video.id, folder, _count_fields)
-    source = source_rows(root).get(video.id)
+    source = sources.get(video.id)
     if source is None:
         return LedgerRow(video.id, Verdict.MISSING, reason=f"{root} has no such video any more")
     return box.extract(settings, root, video.id, folder, _count_fields, source)

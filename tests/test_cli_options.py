@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from flowprep.cli import extract
-from flowprep.cli.options import POSITIONAL, Option, apply, registry
-from flowprep.config import ExtractConfig, build, read_pipeline
+from flowprep.cli import extract, stack, transcode
+from flowprep.cli.options import NOT_TAKEN, POSITIONAL, Option, apply, registry
+from flowprep.config import ExtractConfig, StackingConfig, TranscodeConfig, build, read_pipeline
 from flowprep.errors import UsageError
 
 # An argument for each option, and what its key becomes.
@@ -42,6 +43,17 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "storage.rgb": ([], False),
     "storage.rgb_short_side": (["128"], 128),
     "storage.rgb_quality": (["80"], 80),
+    "stack.kind": (["trajectory"], "trajectory"),
+    "stack.length": (["4"], 4),
+    "stack.temporal_stride": (["2"], 2),
+    "stack.bidirectional": ([], True),
+    "stack.mean_subtract": ([], False),
+    "stack.anchor": (["centre"], "centre"),
+    "stack.short": (["repeat-last"], "repeat-last"),
+    "stack.every": (["8"], 8),
+    "stack.per_video": (["25"], 25),
+    "stack.backward": (["frames"], "frames"),
+    "stack.size": (["224x160"], "224x160"),
     "run.workers": (["3"], 3),
     "run.max_failed": (["1%"], "1%"),
     "run.retry_status": (["crashed"], "crashed"),
@@ -71,7 +83,20 @@ NEEDS = {
     "storage.level": ["--codec", "htj2k"],
     "storage.bits": ["--codec", "blosc"],
     "storage.step": ["--codec", "blosc"],
+    "stack.backward": ["--bidirectional"],
 }
+# What each configuration belongs to: a command, and a class in flowprep.run.driver that carries it out.
+COMMANDS: dict[type[Any], tuple[click.Command, str]] = {
+    ExtractConfig: (extract.command, "Extraction"),
+    StackingConfig: (stack.command, "Stacking"),
+    TranscodeConfig: (transcode.command, "Transcoding"),
+}
+every_command = pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.__name__)
+OPTIONS = [
+    pytest.param(kind, option, id=f"{COMMANDS[kind][0].name}-{option.section}.{option.key}")
+    for kind in COMMANDS
+    for option in registry(kind)
+]
 
 
 def key_of(option: Option) -> str:
@@ -80,18 +105,20 @@ def key_of(option: Option) -> str:
 
 @pytest.fixture
 def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """What ``flowprep extract`` with these arguments would run: its configuration, or the error."""
-    found: list[ExtractConfig] = []
+    """What the command with these arguments would run (``flowprep extract``, if no other): its configuration, or the
+    error."""
+    found: list[Any] = []
 
-    class Extraction:
-        def __init__(self, config: ExtractConfig, *_: object, **__: object) -> None:
+    class Run:
+        def __init__(self, config: Any, *_: object, **__: object) -> None:
             found.append(config)
             raise click.exceptions.Exit(0)
 
-    monkeypatch.setattr("flowprep.run.driver.Extraction", Extraction)
+    for _, name in COMMANDS.values():
+        monkeypatch.setattr(f"flowprep.run.driver.{name}", Run)
 
-    def run(*arguments: str) -> ExtractConfig | Result:
-        result = CliRunner().invoke(extract.command, arguments)
+    def run(*arguments: str, kind: type[Any] = ExtractConfig) -> Any:
+        result = CliRunner().invoke(COMMANDS[kind][0], arguments)
         if isinstance(result.exception, UsageError):
             raise result.exception
         return found[-1] if result.exit_code == 0 and found else result
@@ -99,34 +126,55 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return run
 
 
-def value_of(config: ExtractConfig, name: str) -> Any:
+def value_of(config: Any, name: str) -> Any:
     section, key = name.split(".")
     return getattr(getattr(config, section), key)
 
 
-def test_every_key_has_an_option() -> None:
+@every_command
+def test_every_key_has_an_option(kind: type[Any]) -> None:
     keys = {
-        f"{section.name}.{item.name}"
-        for section in dataclasses.fields(ExtractConfig)
-        if dataclasses.is_dataclass(value := getattr(ExtractConfig(), section.name))
+        (section.name, item.name)
+        for section in dataclasses.fields(kind)
+        if dataclasses.is_dataclass(value := getattr(kind(), section.name))
         for item in dataclasses.fields(value)
     }
-    options = {key_of(option) for option in registry()}
-    assert options | {".".join(pair) for pair in POSITIONAL} == keys
-    assert options == GIVEN.keys()
-    flags = [option.flag for option in registry()]
+    options = {(option.section, option.key) for option in registry(kind)}
+    assert options == keys - POSITIONAL - NOT_TAKEN.get(kind, set())
+    flags = [option.flag for option in registry(kind)]
     assert len(set(flags)) == len(flags)
-    assert all(option.help.endswith(".") for option in registry())
+    assert all(option.help.endswith(".") for option in registry(kind))
 
 
-@pytest.mark.parametrize("option", registry(), ids=key_of)
-def test_every_option_reaches_its_key(option: Option, parse: Callable[..., ExtractConfig]) -> None:
+def test_there_is_no_option_that_is_not_tried() -> None:
+    assert {key_of(option) for kind in COMMANDS for option in registry(kind)} == GIVEN.keys()
+
+
+@pytest.mark.parametrize(("kind", "option"), OPTIONS)
+def test_every_option_reaches_its_key(kind: type[Any], option: Option, parse: Callable[..., Any]) -> None:
     arguments, expected = GIVEN[key_of(option)]
     flag = f"--no-{option.flag[2:]}" if option.kind is bool and option.default else option.flag
-    config = parse("videos", "out.zarr", *NEEDS.get(key_of(option), []), flag, *arguments)
+    config = parse("here", "out.zarr", *NEEDS.get(key_of(option), []), flag, *arguments, kind=kind)
     assert value_of(config, key_of(option)) == expected
-    assert value_of(config, key_of(option)) != value_of(ExtractConfig(), key_of(option))
-    assert (config.source.path, config.output) == ("videos", "out.zarr")
+    assert value_of(config, key_of(option)) != value_of(kind(), key_of(option))
+    assert config.output == "out.zarr"
+    assert (config.source.path if kind is ExtractConfig else config.dataset) == "here"
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag"),
+    [
+        (ExtractConfig, "--kind"),
+        (StackingConfig, "--rgb"),
+        (StackingConfig, "--rgb-quality"),
+        (StackingConfig, "--method"),
+        (TranscodeConfig, "--rgb-short-side"),
+        (TranscodeConfig, "--length"),
+    ],
+)
+def test_options_of_other_commands_are_refused(kind: type[Any], flag: str, parse: Callable[..., Any]) -> None:
+    result = parse("here", "out.zarr", flag, "80", kind=kind)
+    assert result.exit_code == 2 and re.search(f"No such option:? '?{flag}\\b", result.output)
 
 
 def test_what_is_not_given_stays_at_its_default(parse: Callable[..., ExtractConfig]) -> None:
@@ -134,6 +182,18 @@ def test_what_is_not_given_stays_at_its_default(parse: Callable[..., ExtractConf
     assert config == dataclasses.replace(
         ExtractConfig(), source=dataclasses.replace(ExtractConfig().source, path="videos"), output="out.zarr"
     )
+
+
+@pytest.mark.parametrize("kind", [StackingConfig, TranscodeConfig], ids=lambda kind: kind.__name__)
+def test_a_pipeline_file_of_a_dataset_from_a_dataset(
+    kind: type[Any], tmp_path: Path, parse: Callable[..., Any]
+) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("dataset: from-file\noutput: file.zarr\nstorage: {codec: htj2k, level: 0.01}\nrun: {workers: 2}\n")
+    assert parse("-c", str(path), kind=kind) == build(read_pipeline(path, kind), str(path), kind)
+    config = parse("here", "-c", str(path), "--level", "0.002", kind=kind)
+    assert (config.dataset, config.output, config.run.workers) == ("here", "file.zarr", 2)
+    assert (config.storage.codec, config.storage.level) == ("htj2k", 0.002)
 
 
 @pytest.fixture
@@ -218,17 +278,22 @@ def test_a_file_is_checked_before_options_are_put_over_it(tmp_path: Path, parse:
             parse("videos", "-c", str(tmp_path / "x.yaml"), "--stride", "2", "--set", "tvl1.warps=5", "--quality", "80")
 
 
-def test_help_lists_every_option_with_its_default() -> None:
+@every_command
+def test_help_lists_every_option_with_its_default(kind: type[Any]) -> None:
     runner = CliRunner()
-    text = " ".join(runner.invoke(extract.command, ["--help"], terminal_width=1000).output.split())
-    for option in registry():
+    text = " ".join(runner.invoke(COMMANDS[kind][0], ["--help"], terminal_width=1000).output.split())
+    for option in registry(kind):
         assert option.help in text
         assert f"{option.flag} " in text
         for choice in option.choices:
             assert choice in text
+    assert text.count("[default: ") == sum(bool(option.default) for option in registry(kind))
+
+
+def test_help_writes_defaults_as_people_do() -> None:
+    text = " ".join(CliRunner().invoke(extract.command, ["--help"], terminal_width=1000).output.split())
     for words in ("--rgb / --no-rgb", "[default: 36,000,000]", "[default: tvl1]", "[default: 20.0]", "[default: on]"):
         assert words in text
-    assert text.count("[default: ") == sum(bool(option.default) for option in registry())
 
 
 def test_applying_changes_nothing_of_what_it_is_given() -> None:

@@ -2,7 +2,8 @@
 
 README.md and docs/*.md are held to these conventions:
 
-- ```python blocks run, one after the other, in one namespace for each page; ```yaml blocks are pipeline files.
+- ```python blocks run, one after the other, in one namespace for each page; ```yaml blocks are pipeline files, by their
+  keys of extract, stack or transcode.
 - ```console blocks run: "$ " begins a command, the lines below it are among what it prints, in that order, and "..."
   stands for anything. In ```bash blocks every line is a command. The last command of a block ends with exit code 0, or
   with that of a line "<!-- exit 65 -->" right before the block; the others with 0.
@@ -33,7 +34,7 @@ from flowprep import flow
 from flowprep.cli import COMMANDS
 from flowprep.cli import flowprep as group
 from flowprep.cli.options import POSITIONAL, registry
-from flowprep.config import METHODS, ROUNDINGS, ExtractConfig, StorageConfig, build
+from flowprep.config import METHODS, ROUNDINGS, ExtractConfig, StackingConfig, StorageConfig, TranscodeConfig, build
 from flowprep.config.storage import BITS, CODECS
 from flowprep.errors import ExitCode, Verdict
 from flowprep.flow import brox, tvl1
@@ -104,35 +105,43 @@ def described(kind: Any, choices: tuple[str, ...]) -> str:
     return "choice" if choices else names[kind]
 
 
-@pytest.mark.parametrize("part", [item.name for item in dataclasses.fields(ExtractConfig) if item.name != "output"])
+@pytest.mark.parametrize(
+    "part", [*(item.name for item in dataclasses.fields(ExtractConfig) if item.name != "output"), "stack"]
+)
 def test_every_key_with_option_type_and_default(part: str) -> None:
     (table,) = tables(section("configuration.md", part))
+    options = [
+        option for option in registry(StackingConfig if part == "stack" else ExtractConfig) if option.section == part
+    ]
     expected = {
         option.key: (
             [option.flag, f"--no-{option.flag[2:]}"] if option.default is True else [option.flag],
             described(option.kind, option.choices),
             {} if option.kind is dict else option.default,
         )
-        for option in registry()
-        if option.section == part
+        for option in options
     }
     expected |= {key: ([], "text", "") for where, key in POSITIONAL if where == part}
     found = {code(row[0])[0]: (code(row[1]), row[2], yaml.safe_load(code(row[3])[0])) for row in table.rows}
     assert found == expected
-    for option in registry():
-        if option.section == part and option.choices:
-            row = next(row for row in table.rows if row[0] == f"`{option.key}`")
-            assert set(option.choices) <= set(code(row[3]) + code(row[5])), option.key
+    for option in options:
+        row = next(row for row in table.rows if row[0] == f"`{option.key}`")
+        assert set(option.choices) - {""} <= set(code(row[3]) + code(row[5])), option.key
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_with_its_arguments_and_options(name: str) -> None:
-    pages = {"submit": "cluster.md", **dict.fromkeys(("info", "show", "status", "verify"), "dataset.md")}
+    pages = {
+        "submit": "cluster.md",
+        **dict.fromkeys(("info", "show", "status", "verify"), "dataset.md"),
+        **dict.fromkeys(("stack", "transcode"), "stacks.md"),
+    }
     page = pages.get(name, "extract.md")
     text = section(page, f"`flowprep {name}`")
     command = group.get_command(click.Context(group), name)
     assert command
-    from_registry = {option.name for option in registry()} if name in ("extract", "submit") else set()
+    runs = name in ("extract", "submit", "stack", "transcode")
+    from_registry = {option.name for option in registry()} if runs else set()  # docs/configuration.md has these
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name not in from_registry:
             assert set(parameter.opts) <= set(first_column(tables(text)[0])), parameter.name
@@ -189,7 +198,30 @@ def test_presets_of_dis() -> None:
     assert {code(row[0])[0]: tuple(map(int, row[1:])) for row in table.rows} == DIS_PRESETS
 
 
-def test_the_dataset_to_the_attribute(prepared: Path) -> None:
+def arrays_of(dataset: Path) -> dict[str, tuple[list[str], list[str]]]:
+    """Dimensions and attributes of every array, by its name without sizes."""
+    root = zarr.open_group(dataset, mode="r")
+    return {
+        re.sub(r"\d+x\d+(?!x)", "HxW", re.sub(r"stack_\d+", "stack_2L", name)): (
+            list(array.metadata.dimension_names),
+            list(array.attrs),
+        )
+        for name, array in root.arrays()
+    }
+
+
+def described_arrays(table: Table) -> dict[str, tuple[list[str], list[str]]]:
+    return {code(row[0])[0]: (row[1].split(", "), code(row[2])) for row in table.rows}
+
+
+def stacked(prepared: Path, folder: Path) -> Path:
+    """A dataset of stacks."""
+    done = run_flowprep("stack", "flow.zarr", str(folder / "stacks.zarr"), "--length", "2", cwd=prepared)
+    assert done.returncode == 0, done.stderr
+    return folder / "stacks.zarr"
+
+
+def test_the_dataset_to_the_attribute(prepared: Path, tmp_path: Path) -> None:
     dataset = prepared / "flow.zarr"
     root = zarr.open_group(dataset, mode="r")
     assert sorted(first_column(tables(section("dataset.md", "The table of videos"))[0])) == sorted(root["videos"])
@@ -197,12 +229,9 @@ def test_the_dataset_to_the_attribute(prepared: Path) -> None:
     assert isinstance(attributes, dict)
     assert first_column(tables(section("dataset.md", "Attributes"))[0]) == list(attributes)
 
-    arrays = {
-        re.sub(r"\d+x\d+", "HxW", name): (list(array.metadata.dimension_names), list(array.attrs))
-        for name, array in root.arrays()
-    }
-    rows = tables(section("dataset.md", "Layout"))[0].rows
-    assert {code(row[0])[0]: (row[1].split(", "), code(row[2])) for row in rows} == arrays
+    fields, stacks = tables(section("dataset.md", "Layout"))
+    assert described_arrays(fields) == arrays_of(dataset)
+    assert described_arrays(stacks) == arrays_of(stacked(prepared, tmp_path))
 
     plan, commit, ledger = tables(section("dataset.md", "Records"))[:3]
     assert first_column(plan) == list(json.loads((dataset / ".flowprep/plan.0.json").read_bytes()))
@@ -320,7 +349,12 @@ def test_blocks_run(page: Path, prepared: Path, tmp_path: Path, monkeypatch: pyt
         if block["language"] == "python":
             exec(compile("\n" * line + block["text"], name_of(page), "exec"), namespace)
         elif block["language"] == "yaml":
-            build(yaml.safe_load(block["text"]), where)
+            tree = yaml.safe_load(block["text"])
+            build(
+                tree,
+                where,
+                StackingConfig if "stack" in tree else TranscodeConfig if "dataset" in tree else ExtractConfig,
+            )
         elif block["language"] in ("console", "bash"):
             run_commands(where, block["language"], block["text"], mark, folder)
         elif block["language"] == "sh":

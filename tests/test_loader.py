@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from flowprep.stacks.augment import Augmentation, ten_crops
 from flowprep.stacks.batch import Batch
 from flowprep.stacks.loader import StackLoader
 from flowprep.stacks.reach import reach
-from flowprep.stacks.rows import RowReader
 from flowprep.store.reader import Dataset
 from flowprep.store.shardfile import INDEX_BYTES, ShardReader
 from tests.in_process import stack
@@ -334,33 +332,6 @@ def test_a_shard_file_cut_short_or_gone(damaged: tuple[Dataset, Path]) -> None:
     with pytest.raises(RefusedError, match="100 damaged samples one after the other; flowprep verify"):
         loader.batch(0, 0)
     assert sum(loader.damaged.values()) == 100
-
-
-def test_loading_costs_little_beside_decoding() -> None:
-    """CPU time of batches against that of decoding alone, interleaved; benchmarks/loader.py has the true figures."""
-    loader = loader_of(Stacking(), batch_size=32, part="", augmentation=Augmentation(CROP))
-    loader.batch(0, 0)
-    array = loader.sampler.clips[0].array
-    rows = RowReader(flow_folder())
-    payloads = [bytes(row) for row in rows.rows(array, range(11))][:10]
-    field = np.empty(array.row_shape(), np.uint8)
-    codec = loader.source.codec  # type: ignore[attr-defined]
-
-    def decode() -> None:
-        for payload in payloads * 32:
-            codec.decode(payload, field.shape, field)
-
-    ratios = []
-    for _ in range(7):
-        decoding, loading = cpu_seconds(decode), cpu_seconds(lambda: loader.batch(0, 0))
-        ratios.append((loading - decoding) / 32)
-    assert np.median(ratios) < 600e-6  # s a sample, without the decoder; a quarter of that on a quiet machine
-
-
-def cpu_seconds(call: object) -> float:
-    start = time.process_time()
-    call()  # type: ignore[operator]
-    return time.process_time() - start
 
 
 def assert_same(one: Batch, other: Batch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +15,59 @@ from click.testing import CliRunner, Result
 
 import flowprep
 from flowprep.cli import flowprep as group
-from flowprep.config import ExtractConfig, VideoConfig, build, read_pipeline
+from flowprep.cli.options import NOT_TAKEN
+from flowprep.config import ExtractConfig, StackConfig, StackingConfig, StorageConfig, VideoConfig, build, read_pipeline
 from flowprep.run.product import resolve
 from flowprep.synthetic import write_demo_videos
 
 FOLDER = Path(__file__).parents[1] / "pipelines"
 FILES = sorted(FOLDER.glob("*.yaml"))
+STACKS = [FOLDER / "stack.yaml", FOLDER / "trajectory.yaml"]
 LEFT, ROTATE = "left/left_00.avi", "rotate/rotate_00.mp4"
 
 # A comment of one line or more, and below it the key that it is about.
 COMMENTED = re.compile(r"(?P<comment>(?:^ *#.*\n)+)^(?P<indent> *)(?P<key>\w+):(?P<value>.*)$", re.M)
 
-pytestmark = pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+every_file = pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+extractions = pytest.mark.parametrize("file", [f for f in FILES if f not in STACKS], ids=lambda path: path.stem)
+stacks = pytest.mark.parametrize("file", STACKS, ids=lambda path: path.stem)
 
 
-def defaults() -> dict[str, Any]:
-    """Every key of a pipeline file, as "video.stride", with flowprep's default."""
-    return {".".join(path): value for path, value in leaves(dataclasses.asdict(ExtractConfig()))}
+def kind_of(file: Path) -> type[ExtractConfig] | type[StackingConfig]:
+    return StackingConfig if file in STACKS else ExtractConfig
 
 
-def leaves(tree: dict[str, Any]) -> typing.Iterator[tuple[tuple[str, ...], Any]]:
+def defaults(file: Path) -> dict[str, Any]:
+    """Every key of such a pipeline file, as "video.stride", with flowprep's default."""
+    kind = kind_of(file)
+    left_out = NOT_TAKEN.get(kind, set())
+    return {".".join(path): value for path, value in leaves(dataclasses.asdict(kind())) if path not in left_out}
+
+
+def leaves(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """(path, value) of all that is not a section."""
     for name, value in tree.items():
-        if name in ("source", "video", "flow", "storage", "run", "cluster"):
+        if name in ("source", "video", "flow", "storage", "stack", "run", "cluster"):
             yield from (((name, key), entry) for key, entry in value.items())
         else:
             yield (name,), value
 
 
-def config_of(file: Path) -> ExtractConfig:
-    return build(read_pipeline(file), file.name)
+def config_of(file: Path) -> Any:
+    kind = kind_of(file)
+    return build(read_pipeline(file, kind), file.name, kind)
 
 
+@every_file
 def test_every_key_is_there(file: Path) -> None:
     named = {".".join(path) for path, _ in leaves(yaml.safe_load(file.read_text(encoding="utf-8")))}
-    assert named == set(defaults())
+    assert named == set(defaults(file))
 
 
+@every_file
 def test_every_key_has_its_comment_and_says_whether_it_is_the_default(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
+    known = defaults(file)
     values = {".".join(path): value for path, value in leaves(dataclasses.asdict(config_of(file)))}
     seen = set()
     for match in COMMENTED.finditer(text):
@@ -62,14 +76,23 @@ def test_every_key_has_its_comment_and_says_whether_it_is_the_default(file: Path
         if match["value"]:
             seen.add(key)
             says_default = match["comment"].rstrip().endswith(" Default.")
-            assert says_default == (values[key] == defaults()[key]), f"{key}: {values[key]!r}"
-    assert seen == set(defaults())
+            assert says_default == (values[key] == known[key]), f"{key}: {values[key]!r}"
+    assert seen == set(known)
 
 
+@extractions
 def test_the_settings_are_those_of_the_paper(file: Path) -> None:
     settings = resolve(config_of(file))
     assert settings == resolve(ExtractConfig(video=VideoConfig(short_side=256)))
     assert (settings.flow.method, settings.storage.range, settings.storage.rgb_short_side) == ("tvl1", "field", 256)
+
+
+@stacks
+def test_the_stacks_are_those_of_the_paper(file: Path) -> None:
+    paper = StackConfig("flow", 10, 1, bidirectional=False, mean_subtract=True, anchor="start", short="refuse")
+    wanted = {"stack": paper, "trajectory": dataclasses.replace(paper, kind="trajectory", per_video=25)}
+    assert config_of(file).stack == wanted[file.stem]
+    assert config_of(file).storage == StorageConfig()
 
 
 # --- with videos at the paths that the files name ---
@@ -106,23 +129,25 @@ def write(path: Path, *lines: str) -> None:
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
-def extract(file: Path, *arguments: str) -> Result:
-    result = CliRunner().invoke(group, ["extract", "-c", str(file), *arguments], catch_exceptions=False)
+def run(command: str, *arguments: str) -> Result:
+    result = CliRunner().invoke(group, [command, *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result
 
 
+@extractions
 def test_it_plans_what_it_names_and_writes_nothing(file: Path, here: Path) -> None:
     before = sorted(here.rglob("*"))
-    output = extract(file, "--dry-run").output
+    output = run("extract", "-c", str(file), "--dry-run").output
     assert re.search(r"^videos +2$", output, re.M)
     assert re.search(r"^method +tvl1 on cpu \(flowprep kernels", output, re.M)
     assert "flow_256x384" in output
     assert sorted(here.rglob("*")) == before
 
 
+@extractions
 def test_it_extracts_with_options_over_its_keys(file: Path, here: Path) -> None:
-    extract(file, "--method", "dis", "--short-side", "0", "--rgb-short-side", "32")
+    run("extract", "-c", str(file), "--method", "dis", "--short-side", "0", "--rgb-short-side", "32")
     dataset = flowprep.open(here / config_of(file).output)
     found = {row.label: (row.status, row.fields, row.splits[0]) for row in dataset.videos}
     test_part = {"kinetics400": "val", "folder": ""}.get(file.stem, "test")
@@ -130,3 +155,18 @@ def test_it_extracts_with_options_over_its_keys(file: Path, here: Path) -> None:
     assert found == {"left": ("ok", 3, train_part), "rotate": ("ok", 3, test_part)}
     assert dataset.settings.flow.method == "dis"
     assert dataset.flow(0).shape == (3, 2, 32, 48)
+
+
+@stacks
+def test_it_stacks_the_dataset_that_it_names(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_demo_videos(tmp_path / "clips", clips_per_class=1, frames=13, height=32, width=48)
+    config = config_of(file)
+    run("extract", "clips", config.dataset, "--method", "dis", "--no-rgb")
+    run("stack", "-c", str(file), "--length", "4")
+    dataset = flowprep.open(tmp_path / config.output)
+    assert dataset.settings.stack == dataclasses.replace(config.stack, length=4)
+    frames = {"stack": [0, 4, 8], "trajectory": list(range(9))}[file.stem]
+    for video in dataset.videos:
+        assert dataset.stack_frames(video.id).tolist() == frames
+        assert dataset.stacks(video.id).shape == (len(frames), 8, 32, 48)

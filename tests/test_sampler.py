@@ -61,11 +61,11 @@ def test_a_sample_follows_from_its_numbers_alone() -> None:
 
 
 def test_samples_stay_the_same_from_version_to_version() -> None:
-    """A training run that is resumed with a newer NumPy goes on with the samples of the old one."""
+    """A training run that is resumed with newer software goes on with the samples of the old one."""
     sample = Sampler(flow_dataset(), STACKING, seed=1).sample(2, 3)
-    assert (sample.clip.id, sample.frame) == ("heighten/heighten_00.avi", 2)
-    assert sample.draws[:2] == pytest.approx((0.8369590612148967, 0.6352405160825496), abs=1e-12)
-    assert sample.draws.jitter[-1] == pytest.approx(0.8178214714788976, abs=1e-12)
+    assert (sample.clip.id, sample.frame) == ("more/zoom_out/zoom_out_00.avi", 6)
+    assert sample.draws[:2] == (0.6133139899089174, 0.7884038891620192)
+    assert sample.draws.jitter[-1] == 0.6169936876582395
 
 
 def test_drawing_is_quick() -> None:

@@ -21,7 +21,9 @@ import click
 )
 @click.option("--every", type=int, metavar="N", help="Draw every N-th field, stack or, with --trajectories, frame.")
 @click.option("--direction", type=click.Choice(["forward", "backward"]), help="Which flow. [default: what is stored]")
-@click.option("--trajectories", is_flag=True, help="Of a dataset of flow: draw stacks of trajectories, made on the spot.")
+@click.option(
+    "--trajectories", is_flag=True, help="Of a dataset of flow: draw stacks of trajectories, made on the spot."
+)
 @click.option("--length", type=int, metavar="L", help="With --trajectories: fields in a stack. [default: 10]")
 @click.option("--bidirectional", is_flag=True, help="With --trajectories: half of the fields back in time.")
 def command(dataset: str, video: str, output: str | None, **given: Any) -> None:

@@ -106,6 +106,10 @@ class FlowAlgorithm(ABC):
     def seconds_per_megapixel(self) -> float:
         """Roughly what one field costs on one core, for estimates of work."""
 
+    def pairs_in_a_second(self, height: int, width: int) -> int:
+        """Roughly how many frame pairs of that size take a second; at least 1."""
+        return max(1, int(1e6 / (self.seconds_per_megapixel() * height * width)))
+
     @abstractmethod
     def _flow(self, frames: Greys) -> NDArray[np.float32]:
         """Flow of checked frames (T, H, W), T >= 2, to (T-1, 2, H, W)."""

@@ -23,15 +23,14 @@ class Choice:
     bidirectional: bool = False  # these stacks
 
     def allow(self, subject: str, *names: str) -> None:
-        """Raise UsageError, about ``subject``, for what was given and is not among ``names``, or given twice."""
+        """Raise UsageError for what was given and ``subject`` does not take: it takes ``names``, and one of a kind."""
         for item in dataclasses.fields(self):
-            given = getattr(self, item.name)
-            if item.name not in names and given not in (None, False, ()):
+            if item.name not in names and self._given(item.name):
                 options = ", ".join(f"--{name}" for name in names)
-                raise UsageError(f"--{item.name} has no meaning for {subject}; that takes {options}.")
-        ways = [f"--{name}" for name in ("field", "stack", "frame", "every") if getattr(self, name) not in (None, ())]
-        if len(ways) > 1:
-            raise UsageError(f"{' and '.join(ways)} exclude each other: give one of them.")
+                raise UsageError(f"--{item.name} is not for {subject}; those take {options}.")
+        kinds = [f"--{name}" for name in ("field", "stack", "frame", "every") if self._given(name)]
+        if len(kinds) > 1:
+            raise UsageError(f"{' and '.join(kinds)} exclude each other: give one of them.")
 
     def chosen(self, possible: Sequence[int], given: Sequence[int], subject: Callable[[], str]) -> list[int]:
         """The numbers that were asked for, of all ``possible`` ones; none = it is left to us."""
@@ -43,3 +42,7 @@ class Choice:
         if self.every < 1:
             raise UsageError(f"--every {self.every}: give 1 or more.")
         return list(possible[:: self.every])
+
+    def _given(self, name: str) -> bool:
+        value = getattr(self, name)
+        return not (value is None or value is False or value == ())

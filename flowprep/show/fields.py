@@ -13,10 +13,10 @@ from flowprep.store.reader import Dataset
 class Fields:
     """The fields of one direction: forward where nothing is asked for and both are stored."""
 
-    unit = "field"
+    unit = counted = "field"
 
     def __init__(self, dataset: Dataset, video: str | int, choice: Choice) -> None:
-        choice.allow("a picture of fields", "field", "every", "direction", "trajectories")
+        choice.allow("pictures of fields", "field", "every", "direction", "trajectories")
         stored = dataset.settings.flow.direction
         self._dataset, self._video = dataset, video
         self._direction = choice.direction or ("backward" if stored == "backward" else "forward")

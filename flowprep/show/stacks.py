@@ -18,25 +18,28 @@ from flowprep.store.reader import Dataset
 class StoredStacks:
     """The stacks of a video of a dataset of stacks."""
 
-    unit = "stack"
+    unit = counted = "stack"
 
     def __init__(self, dataset: Dataset, video: str | int, choice: Choice) -> None:
         assert dataset.settings.stack
-        choice.allow("a dataset of stacks", "stack", "frame", "every")
+        choice.allow("datasets of stacks", "stack", "frame", "every")
         self._dataset, self._video = dataset, video
         self._row = dataset.videos[video]
         self._stacking = dataset.settings.stack
         self._frames = dataset.stack_frames(video)
         self._origin = _origin(dataset, video)
         self.numbers = range(len(self._frames))
+        for frame in choice.frame:
+            if not 0 <= frame < self._row.row.frames_decoded:
+                raise UsageError(f"{self._row.id} has frames 0 to {self._row.row.frames_decoded - 1}, not {frame}.")
         nearest = [int(np.abs(self._frames - frame).argmin()) for frame in choice.frame]
         self.chosen = choice.chosen(self.numbers, choice.stack or nearest, lambda: f"{self._row.id} has stacks")
         gap = float(np.diff(self._frames).mean()) if len(self._frames) > 1 else 1.0
         self.fps = self._row.fps / gap
 
     def largest(self) -> float:
-        """px: the magnitude that 99 % of the stacks stay below."""
-        return float(np.quantile([self._view(number).largest() for number in self.numbers], 0.99))
+        """px: what the colours of 99 % of the stacks end at."""
+        return float(np.quantile([self._view(number).colour_end() for number in self.numbers], 0.99))
 
     def panel(self, number: int, max_magnitude: float | None) -> NDArray[np.uint8]:
         return stack_panel(self._view(number), max_magnitude)
@@ -63,10 +66,10 @@ class StoredStacks:
 class BuiltStacks:
     """Stacks of trajectories of a video of a dataset of flow, as ``flowprep stack`` makes them, numbered by frame."""
 
-    unit = "stack"
+    unit, counted = "stack", "frame"
 
     def __init__(self, dataset: Dataset, video: str | int, choice: Choice) -> None:
-        choice.allow("a picture of trajectories", "trajectories", "frame", "every", "length", "bidirectional")
+        choice.allow("pictures of trajectories", "trajectories", "frame", "every", "length", "bidirectional")
         length = Stacking.length if choice.length is None else choice.length
         self._stacking = Stacking("trajectory", length, bidirectional=choice.bidirectional)
         self._dataset, self._video = dataset, video
@@ -76,7 +79,8 @@ class BuiltStacks:
         self.numbers = frames_of(self._stacking, self._row.fields)
         if not self.numbers:
             raise UsageError(
-                f"{self._row.id} has {self._row.fields} fields, too few for a stack of {length}: give a smaller --length."
+                f"{self._row.id} has {self._row.fields} fields, too few for a stack of {length}: "
+                "give a smaller --length."
             )
         self.chosen = choice.chosen(
             self.numbers, choice.frame, lambda: f"{self._row.id} has stacks of {length} fields at the frames"
@@ -135,5 +139,6 @@ def _origin(dataset: Dataset, video: str | int) -> Dataset | None:
             return None
         if not dataset.settings.stack:
             break
-    there = dataset.videos[row.id] if row.id in dataset.videos else None
-    return dataset if there and there.row.frames and there.row.sha256 == row.row.sha256 else None
+    there = next((other for other in dataset.videos if other.id == row.id), None)
+    same = there and (there.row.sha256, there.fields + 1) == (row.row.sha256, row.row.frames_decoded)
+    return dataset if there and same and there.row.frames else None

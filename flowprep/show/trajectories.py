@@ -1,12 +1,13 @@
 """Trajectories as lines: where the points of a grid go, by the values of a trajectory stack alone.
 
-Eq. 2 of K. Simonyan and A. Zisserman, "Two-Stream Convolutional Networks for Action Recognition in Videos" (2014), reads
-field k at p_k and goes on from p_k to p_k+1 = p_k + d_k(p_k). A stack holds d_k(p_k) for every start pixel p_1, so the
-points follow from it without the fields.
+Eq. 2 of K. Simonyan and A. Zisserman, "Two-Stream Convolutional Networks for Action Recognition in Videos" (2014),
+reads field k at p_k and goes on from p_k to p_k+1 = p_k + d_k(p_k). A stack holds d_k(p_k) for every start pixel p_1,
+so the points follow from it without the fields.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,15 +20,17 @@ from flowprep.show.drawing import Colour
 FORWARD: tuple[Colour, Colour] = ((255, 238, 110), (255, 40, 50))
 BACKWARD: tuple[Colour, Colour] = ((165, 255, 240), (70, 80, 255))
 
-_POINTS = 16  # along the longer side of the field
+_POINTS = 16  # along the longer side of the field; fewer for trajectories of more than _STEPS, which are longer
+_STEPS = 10
 _HALO = (16, 18, 22, 190)  # around lines and points: seen on any background
 _LINE, _EDGE, _DOT = 1.8, 1.2, 2.4  # px: width of a line, of the halo on each side, radius of a start point
 _FINER = 3  # drawn so many times as large, then averaged: smooth edges
 
 
-def grid(height: int, width: int) -> NDArray[np.int64]:
-    """Start points (n, 2), x and y in px of the field: evenly spaced, at most 16 along its longer side."""
-    spacing = -(-max(height, width) // _POINTS)
+def grid(height: int, width: int, steps: int) -> NDArray[np.int64]:
+    """Start points (n, 2), x and y in px of the field: evenly spaced, for trajectories of ``steps`` fields in all."""
+    points = _POINTS * min(1, math.sqrt(_STEPS / steps))
+    spacing = math.ceil(max(height, width) / points)
     x = np.arange((width - 1) % spacing // 2, width, spacing)
     y = np.arange((height - 1) % spacing // 2, height, spacing)
     return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
@@ -57,10 +60,10 @@ def colours(ends: tuple[Colour, Colour], count: int) -> NDArray[np.uint8]:
 
 
 def draw_trajectories(image: NDArray[np.uint8], ways: Sequence[NDArray[np.float64]], field: tuple[int, int]) -> None:
-    """Draw positions (n, steps + 1, 2) onto ``image`` (h, w, 3), its own size notwithstanding that of the field.
+    """Draw positions (n, steps + 1, 2), in px of the field, onto ``image`` (h, w, 3), which may have another size.
 
-    ``ways`` are the positions forward in time and, maybe, those backward; ``field`` is (height, width) px. Lines go from
-    the first colour of their way to the last, their common start is a white point.
+    ``ways`` are the positions forward in time and, maybe, those backward; ``field`` is (height, width) px. Lines go
+    from the first colour of their way to the last, their common start is a white point.
     """
     height, width = image.shape[:2]
     size = np.array([width / field[1], height / field[0]]) * _FINER

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,15 +15,18 @@ from flowprep.show.sheet import contact_sheet, save_png
 from flowprep.show.stacks import BuiltStacks, StoredStacks
 from flowprep.store.reader import Dataset
 from flowprep.video import write_video
+from flowprep.wording import plural
 
 COLUMNS = 2  # panels side by side on a contact sheet of one video
+TILE_WIDTH = 900  # px
 
 
 class Series(Protocol):
     """What can be drawn of one video: numbered panels of one size."""
 
     unit: str  # what a panel shows: "field", "stack"
-    numbers: Sequence[int]  # all there are, at least one
+    counted: str  # what its numbers are of: "field", "stack", "frame"
+    numbers: range  # all there are, at least one
     chosen: list[int]  # those that were asked for; empty = it is left to us
     fps: float  # of a clip of all; 0 = unknown
 
@@ -60,6 +62,8 @@ def show_video(dataset: Dataset, video: str | int, target: Path, choice: Choice)
     elif len(numbers := series.chosen or [series.numbers[len(series.numbers) // 2]]) == 1:
         save_png(target, series.panel(numbers[0], None))
     else:
-        tiles = [(f"{series.unit} {number}", series.panel(number, None)) for number in numbers]
-        save_png(target, contact_sheet(tiles, COLUMNS, title=dataset.videos[video].id, tile_width=900))
-    return f"{len(numbers):,} {series.unit}{'s' if len(numbers) > 1 else ''}"
+        tiles = [(f"{series.counted} {number}", series.panel(number, None)) for number in numbers]
+        height, width = tiles[0][1].shape[:2]
+        box = TILE_WIDTH * max(height, width) // width
+        save_png(target, contact_sheet(tiles, COLUMNS, title=dataset.videos[video].id, tile_width=box))
+    return plural(len(numbers), series.unit)

@@ -37,9 +37,17 @@ class VideoStacks:
     source: the video's row in it.
     settings: of the dataset of stacks.
     time: takes the CPU time of the stages decode, flow and stack.
+    alive: called now and then while a stack is in the making.
     """
 
-    def __init__(self, rows: StoredRows, source: LedgerRow, settings: Settings, time: Timer) -> None:
+    def __init__(
+        self,
+        rows: StoredRows,
+        source: LedgerRow,
+        settings: Settings,
+        time: Timer,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         assert settings.stack and source.flow
         self._config = settings.stack
         self._time = time
@@ -48,7 +56,7 @@ class VideoStacks:
         self._backward: _Window | None = None
         if self._config.bidirectional:
             computed = self._config.backward == "frames"
-            maker = _Computed(rows, source, settings, time) if computed else None
+            maker = _Computed(rows, source, settings, time, alive) if computed else None
             self._backward = _Window(maker or _Stored(rows, source, "flow_backward", self._config, time))
         self.note = ""  # what was made up of them
 
@@ -124,7 +132,9 @@ class _Stored:
 class _Computed:
     """Computes backward fields from the stored RGB frames, by the method of the dataset, at the size of its fields."""
 
-    def __init__(self, rows: StoredRows, source: LedgerRow, settings: Settings, time: Timer) -> None:
+    def __init__(
+        self, rows: StoredRows, source: LedgerRow, settings: Settings, time: Timer, alive: Callable[[], None]
+    ) -> None:
         assert source.frames and source.flow and settings.stack
         self._rows = rows
         self._images = ArrayName.parse(source.frames.array)
@@ -135,8 +145,17 @@ class _Computed:
         self._time = time
         chosen = settings.flow
         self._algorithm = flow.get(chosen.method, chosen.backend, **chosen.parameters)
+        self._alive = alive
 
     def __call__(self, first: int, last: int) -> Loaded:
+        parts = []
+        at_once = self._algorithm.pairs_in_a_second(*self._flow_size[::-1])
+        for start in range(first, last, at_once):
+            parts.append(self._part(start, min(last, start + at_once)))
+            self._alive()
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def _part(self, first: int, last: int) -> Loaded:
         cv2 = opencv.load()
         with self._time("decode"):
             images = self._rows.frames(self._images, self._start + first, self._start + last + 1)

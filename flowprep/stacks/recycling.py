@@ -34,7 +34,7 @@ class Recycler:
             memory = free.pop()
         except IndexError:
             memory = np.empty(size, np.uint8)
-        # A NumPy view keeps alive the object that its memory came from: this loan, which says when the last one is gone.
-        loan = (ctypes.c_char * size).from_buffer(memory)
+        # Views keep alive the object that their memory came from: this loan, which says when the last of them is gone.
+        loan = (ctypes.c_char * size).from_buffer(memory.data)
         weakref.finalize(loan, free.append, memory).atexit = False
-        return np.frombuffer(loan, dtype).reshape(shape)
+        return np.frombuffer(memoryview(loan), dtype).reshape(shape)

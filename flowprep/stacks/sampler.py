@@ -1,18 +1,18 @@
 """Which video, which frame: the draws that training batches are made of, and the frames that testing looks at.
 
-A draw is a function of (seed, epoch, number) alone, whoever asks, in whatever order and process: the numbers come from
-a counter-based generator (Philox; Salmon et al., SC 2011), whose counter is the number of the sample.
+A draw is a function of (seed, epoch, number) alone, whoever asks, in whatever order and process: it is made of the bits
+of a hash of these three (SHAKE-128, FIPS 202), which no version of any library changes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
-
-import numpy as np
 
 from flowprep.config import Stacking
 from flowprep.errors import UsageError
@@ -22,7 +22,7 @@ from flowprep.store.reader import Dataset, VideoRow
 from flowprep.types import SPLITS, Placement
 from flowprep.wording import plural, some
 
-WORDS = 16  # random 64-bit words of one sample
+NUMBERS = 16  # drawn for one sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +153,6 @@ def spread(frames: Sequence[int], count: int = 25) -> list[int]:
 
 
 def _uniform(seed: int, epoch: int, number: int, attempt: int) -> list[float]:
-    """WORDS numbers in [0, 1). The first word of the counter runs through the blocks of one sample."""
-    bits = np.random.Philox(
-        key=np.array([seed, epoch], np.uint64), counter=np.array([0, number, attempt, 0], np.uint64)
-    ).random_raw(WORDS)
-    uniform: list[float] = ((bits >> np.uint64(11)) * 2.0**-53).tolist()
-    return uniform
+    """NUMBERS in [0, 1): the bits of a hash of what they belong to."""
+    stream = hashlib.shake_128(struct.pack("<4Q", seed, epoch, number, attempt)).digest(8 * NUMBERS)
+    return [(word >> 11) * 2.0**-53 for word in struct.unpack(f"<{NUMBERS}Q", stream)]
