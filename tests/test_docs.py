@@ -1,26 +1,13 @@
-"""What the documentation says is what the program does.
+"""What the tables of the documentation list is what there is: options, keys, verdicts, methods, arrays. Links lead on.
 
-README.md and docs/*.md are held to these conventions:
-
-- ```python blocks run, one after the other, in one namespace for each page; ```yaml blocks are pipeline files, by their
-  keys of extract, stack or transcode.
-- ```console blocks run: "$ " begins a command, the lines below it are among what it prints, in that order, and "..."
-  stands for anything. In ```bash blocks every line is a command. The last command of a block ends with exit code 0, or
-  with that of a line "<!-- exit 65 -->" right before the block; the others with 0.
-- A line "<!-- not run: why -->" right before a block leaves it alone. ```sh blocks are forms to fill in, with the
-  places in CAPITALS; they and ```text blocks do not run.
-- All of it runs in a folder of its own for each page, with what :func:`prepared` puts there.
+The commands and programs in it are run by test_docs_blocks.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import shlex
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,24 +21,20 @@ from flowprep import flow
 from flowprep.cli import COMMANDS
 from flowprep.cli import flowprep as group
 from flowprep.cli.options import POSITIONAL, registry
-from flowprep.config import METHODS, ROUNDINGS, ExtractConfig, StackingConfig, StorageConfig, TranscodeConfig, build
+from flowprep.config import METHODS, ROUNDINGS, ExtractConfig, StackingConfig, StorageConfig
 from flowprep.config.storage import BITS, CODECS
 from flowprep.errors import ExitCode, Verdict
 from flowprep.flow import brox, tvl1
 from flowprep.flow.opencv import DIS_PRESETS
 from flowprep.quantise import quantise
 from flowprep.store.zarr_codec import encoding
-from flowprep.synthetic import write_demo_videos
 from flowprep.types import LedgerRow
-from tests.command import COMMAND
-from tests.command import flowprep as run_flowprep
+from tests.in_process import small_dataset, stack
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOT_RUN = {"make", "pip"}  # they install; what flowprep does is told by its own commands
 MACHINE_PATH = re.compile(r"(?<![\w.~:/])/(?:home|root|tmp|usr|var|mnt|work|Users|opt)/")
 
-BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
 TABLE = re.compile(r"^\|(?P<header>.*)\|\n\|[-|]+\|\n(?P<rows>(?:\|.*\|\n)+)", re.M)
 
 
@@ -199,10 +182,10 @@ def test_presets_of_dis() -> None:
 
 
 def arrays_of(dataset: Path) -> dict[str, tuple[list[str], list[str]]]:
-    """Dimensions and attributes of every array, by its name without sizes."""
+    """Dimensions and attributes of every array, by its name without sizes; backward flow has those of forward flow."""
     root = zarr.open_group(dataset, mode="r")
     return {
-        re.sub(r"\d+x\d+(?!x)", "HxW", re.sub(r"stack_\d+", "stack_2L", name)): (
+        re.sub(r"\d+x\d+(?!x)", "HxW", re.sub(r"stack_\d+", "stack_2L", name.replace("_backward", ""))): (
             list(array.metadata.dimension_names),
             list(array.attrs),
         )
@@ -214,15 +197,9 @@ def described_arrays(table: Table) -> dict[str, tuple[list[str], list[str]]]:
     return {code(row[0])[0]: (row[1].split(", "), code(row[2])) for row in table.rows}
 
 
-def stacked(prepared: Path, folder: Path) -> Path:
-    """A dataset of stacks."""
-    done = run_flowprep("stack", "flow.zarr", str(folder / "stacks.zarr"), "--length", "2", cwd=prepared)
-    assert done.returncode == 0, done.stderr
-    return folder / "stacks.zarr"
-
-
-def test_the_dataset_to_the_attribute(prepared: Path, tmp_path: Path) -> None:
-    dataset = prepared / "flow.zarr"
+def test_the_dataset_to_the_attribute(tmp_path: Path) -> None:
+    dataset = small_dataset(tmp_path)
+    stack(dataset, tmp_path / "stacks.zarr", length=2)
     root = zarr.open_group(dataset, mode="r")
     assert sorted(first_column(tables(section("dataset.md", "The table of videos"))[0])) == sorted(root["videos"])
     attributes = root.attrs["flowprep"]
@@ -231,7 +208,7 @@ def test_the_dataset_to_the_attribute(prepared: Path, tmp_path: Path) -> None:
 
     fields, stacks = tables(section("dataset.md", "Layout"))
     assert described_arrays(fields) == arrays_of(dataset)
-    assert described_arrays(stacks) == arrays_of(stacked(prepared, tmp_path))
+    assert described_arrays(stacks) == arrays_of(tmp_path / "stacks.zarr")
 
     plan, commit, ledger = tables(section("dataset.md", "Records"))[:3]
     assert first_column(plan) == list(json.loads((dataset / ".flowprep/plan.0.json").read_bytes()))
@@ -245,7 +222,7 @@ def test_every_convention() -> None:
     found = []
     for row in conventions.rows:
         given: dict[str, Any] = yaml.safe_load("\n".join(code(row[1])).replace("--", "").replace(" ", ": ")) or {}
-        storage = StorageConfig(*code(row[0]), **given)
+        storage = StorageConfig(code(row[0])[0], **given)
         stored = quantise(np.zeros((1, 2, 16, 16), np.float32), storage)
         assert row[2] == stored.levels.dtype.name
         assert row[4] == f"{stored.zero[0, 0]:g}" or given == {"range": "field"}
@@ -256,118 +233,10 @@ def test_every_convention() -> None:
 
     assert first_column(payloads) == list(CODECS)
     for row in payloads.rows:
-        coding = encoding(StorageConfig(*code(row[0])))
+        coding = encoding(StorageConfig(code(row[0])[0]))
         assert code(row[2]) == [
             part.to_dict()["name"] for part in (coding["serializer"], *(coding["compressors"] or ()))
         ]
-
-
-# --- the blocks ---
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """videos/CLASS/CLASS_00.*, flow.zarr made of them, data/ucf101/ with lists of them, and pipelines/."""
-    folder = tmp_path_factory.mktemp("prepared")
-    videos = write_demo_videos(folder / "videos", clips_per_class=1, frames=8, height=32, width=48)
-    done = run_flowprep("extract", "videos", "flow.zarr", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    shutil.copytree(folder / "videos", folder / "data/ucf101/videos")
-    lists = folder / "data/ucf101/ucfTrainTestlist"
-    lists.mkdir()
-    (lists / "classInd.txt").write_text("".join(f"{i} {video.label}\n" for i, video in enumerate(videos, start=1)))
-    (lists / "trainlist01.txt").write_text("".join(f"{video.id} {i}\n" for i, video in enumerate(videos[:3], start=1)))
-    (lists / "testlist01.txt").write_text("".join(f"{video.id}\n" for video in videos[3:]))
-    shutil.copytree(ROOT / "pipelines", folder / "pipelines")
-    return folder
-
-
-def commands(language: str, text: str) -> list[tuple[str, list[str]]]:
-    """Each command of a block with the lines that it is said to print."""
-    lines = text.replace("\\\n", " ").splitlines()
-    if language == "bash":
-        return [(line.removeprefix("$ "), []) for line in lines if line.strip() and not line.startswith("#")]
-    found: list[tuple[str, list[str]]] = []
-    for line in lines:
-        if line.startswith("$ "):
-            found.append((line[2:], []))
-        elif line.strip():
-            found[-1][1].append(line)
-    return found
-
-
-def missing_line(expected: list[str], output: str) -> str:
-    """The first of ``expected`` that does not follow the one before it in ``output``; "" if all are there."""
-    lines = iter(output.splitlines())
-    for wanted in expected:
-        pattern = re.escape(wanted).replace(re.escape("..."), ".*")
-        if not any(re.fullmatch(pattern, line.rstrip()) for line in lines):
-            return wanted
-    return ""
-
-
-def run_commands(where: str, language: str, text: str, mark: str, folder: Path) -> None:
-    script = folder.parent / "bin/flowprep"
-    script.parent.mkdir(exist_ok=True)
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
-    script.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}"}
-    todo = commands(language, text)
-    assert todo, f"{where}: a block without a command"
-    for number, (command, printed) in enumerate(todo, start=1):
-        if (program := shlex.split(command)[0]) in NOT_RUN:
-            continue
-        assert program in ("flowprep", "cp", "head"), f"{where}: {command}: not a command that pages show"
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        code = int(mark.removeprefix("exit ")) if mark.startswith("exit ") and number == len(todo) else 0
-        assert done.returncode == code, f"{where}: {command}: exit code {done.returncode}\n{done.stdout}"
-        wanted = missing_line(printed, done.stdout)
-        assert not wanted, f"{where}: {command}: does not print (here)\n{wanted}\nbut\n{done.stdout}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_blocks_run(page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "here"
-    shutil.copytree(prepared, folder)
-    monkeypatch.chdir(folder)
-    content = page.read_text(encoding="utf-8")
-    namespace: dict[str, Any] = {}
-    for block in BLOCK.finditer(content):
-        line = content.count("\n", 0, block.start("text"))
-        mark = block["mark"] or ""
-        if mark.startswith("not run: "):
-            continue
-        where = f"{name_of(page)}, line {line}"
-        if block["language"] == "python":
-            exec(compile("\n" * line + block["text"], name_of(page), "exec"), namespace)
-        elif block["language"] == "yaml":
-            tree = yaml.safe_load(block["text"])
-            build(
-                tree,
-                where,
-                StackingConfig if "stack" in tree else TranscodeConfig if "dataset" in tree else ExtractConfig,
-            )
-        elif block["language"] in ("console", "bash"):
-            run_commands(where, block["language"], block["text"], mark, folder)
-        elif block["language"] == "sh":
-            assert re.search(r"\b[A-Z]{3,}\b", block["text"]), f"{where}: nothing to fill in: make it console or bash"
-        else:
-            assert block["language"] == "text", f"{where}: what is {block['language']}?"
-
-
-def test_every_block_is_seen() -> None:
-    """A fence that BLOCK does not match would never be run."""
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        assert len(re.findall(r"^ *```", text, re.M)) == 2 * len(BLOCK.findall(text)), name_of(page)
 
 
 # --- links and paths ---

@@ -20,6 +20,7 @@ from flowprep.show import flow_to_rgb
 from flowprep.show import stacks as shown
 from flowprep.show.choice import Choice
 from flowprep.show.stack_panel import StackView, stack_panel
+from flowprep.show.trajectories import grid
 from flowprep.show.video import show_video
 from flowprep.stacks import mean_flow, of_planes, reach
 from flowprep.stacks.assemble import stack_at
@@ -28,7 +29,7 @@ from tests.command import flowprep
 from tests.in_process import CLIP, FINE, make_dataset, stack, transcode, write_clips
 from tests.test_show import place_of
 
-SHORT = "more/left/left_00.avi"
+SMALL = "more/left/left_00.avi"
 
 
 def view(
@@ -81,32 +82,36 @@ def test_panel_shows_the_flow_of_each_field_and_all_planes_in_order(kind: str, s
 
 
 def test_trajectories_lie_over_the_frame_and_stacks_of_flow_have_none() -> None:
-    frame = (480, 640)  # as large as the picture
-    plain = view(kind="flow", frame=frame)
-    panel = stack_panel(plain)
-    assert place_of(plain.first_frame, panel)
-    drawn = view(frame=frame)
-    panel = stack_panel(drawn)
-    top, left = place_of(stack_panel(plain)[84:90, 20:26], panel) or (84, 20)
-    picture = panel[top : top + 480, left : left + 640]
+    plain, drawn = view(kind="flow", frame=(480, 640)), view(frame=(480, 640))  # as large as the picture
+    assert plain.first_frame is not None
+    place = place_of(plain.first_frame, stack_panel(plain))
+    assert place
+    top, left = place
+    picture = stack_panel(drawn)[top : top + 480, left : left + 640]
     assert 0.5 < np.mean(np.all(picture == drawn.first_frame, axis=2)) < 0.97, "lines cover some of it"
-    assert np.array_equal(picture[20 + np.arange(-2, 3), 20][2], [255, 255, 255]), "the first point: pixel (4, 4)"
+    x, y = grid(120, 160, 3)[0] * 4 + 2  # four px for one of the field; the first point has its centre there
+    assert np.all(picture[y - 1 : y + 1, x - 1 : x + 1] == 255)
 
 
-SIZES = [(240, 320), (1080, 1920), (16, 16), (17, 301), (400, 40), (1, 1)]
-KINDS = [
-    {"length": 1},
-    {"length": 10, "kind": "flow"},
-    {"length": 6, "bidirectional": True, "temporal_stride": 2},
-]
+FLOW = {"length": 5, "kind": "flow"}
+BOTH = {"length": 4, "bidirectional": True, "temporal_stride": 2}
 
 
-@pytest.mark.parametrize("stacking", KINDS, ids=str)
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(
+    ("size", "stacking"),
+    [
+        ((240, 320), BOTH),
+        ((600, 960), {"length": 1}),
+        ((16, 16), FLOW),
+        ((16, 16), BOTH),
+        ((17, 301), BOTH),
+        ((400, 40), FLOW),
+        ((1, 1), {"length": 1}),
+    ],
+    ids=str,
+)
 def test_panels_of_a_video_have_one_even_size_whatever_they_show(size: tuple[int, int], stacking: Any) -> None:
-    if size == (1080, 1920) and stacking["length"] > 1:
-        size = (270, 480)  # as much to look at, and sixteen times as fast
-    busy = view(*size, **stacking)
+    busy = view(*size, frame=size, **stacking)
     still = dataclasses.replace(busy, planes=0 * busy.planes, means=0 * busy.means, title="a title " * 100)
     far = dataclasses.replace(busy, planes=1e6 * busy.planes, steps=tuple((90_000, 90_001) for _ in busy.steps))
     panels = [stack_panel(one) for one in (busy, still, far)]
@@ -129,9 +134,10 @@ def test_long_stacks_take_several_rows_and_those_of_both_directions_begin_a_new_
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Flow of both directions and RGB frames of clips of 6 frames, 64x48 px, and of 8, 40x32 px."""
+    """Flow of both directions and RGB frames of a clip of 6 frames, 64x48 px, and of one of 8, 40x32 px."""
     folder = tmp_path_factory.mktemp("show")
-    return make_dataset(folder / "flow.zarr", folder / "videos", write_clips(folder / "videos"))
+    videos = [video for video in write_clips(folder / "videos") if video.id in (CLIP, SMALL)]
+    return make_dataset(folder / "flow.zarr", folder / "videos", videos)
 
 
 @pytest.fixture(scope="module")
@@ -159,61 +165,58 @@ def test_the_middle_stack_a_chosen_one_and_the_one_nearest_to_a_frame(
     stacks: Path, tmp_path: Path, views: list[StackView]
 ) -> None:
     dataset = Dataset(stacks)
-    assert dataset.stack_frames(SHORT).tolist() == [0, 2, 4]
+    assert dataset.stack_frames(SMALL).tolist() == [0, 2, 4]
     target = tmp_path / "a.png"
     choices = [Choice(), Choice(stack=(2,)), Choice(frame=(0,)), Choice(frame=(7,)), Choice(frame=(3,))]
-    assert [show_video(dataset, SHORT, target, choice) for choice in choices] == ["1 stack"] * 5
+    assert [show_video(dataset, SMALL, target, choice) for choice in choices] == ["1 stack"] * 5
     assert [one.frame for one in views] == [2, 4, 0, 4, 2]
     assert views[1].steps == ((4, 5), (5, 6), (6, 7)) and "stack 2 (0 to 2), frame 4" in views[1].title
-    np.testing.assert_array_equal(views[1].planes, dataset.stacks(SHORT)[2])
-    np.testing.assert_array_equal(views[1].means, dataset.stack_means(SHORT)[2])
+    np.testing.assert_array_equal(views[1].planes, dataset.stacks(SMALL)[2])
+    np.testing.assert_array_equal(views[1].means, dataset.stack_means(SMALL)[2])
     with Image.open(target) as saved:
         np.testing.assert_array_equal(np.asarray(saved), stack_panel(views[-1]))
 
 
 def test_several_make_a_sheet_or_a_clip(stacks: Path, tmp_path: Path, views: list[StackView]) -> None:
     dataset = Dataset(stacks)
-    assert show_video(dataset, SHORT, tmp_path / "a.png", Choice(every=2)) == "2 stacks"
+    assert show_video(dataset, SMALL, tmp_path / "a.png", Choice(every=2)) == "2 stacks"
     assert [one.frame for one in views] == [0, 4]
-    assert show_video(dataset, SHORT, tmp_path / "a.png", Choice(stack=(2, 0, 2))) == "2 stacks"
+    assert show_video(dataset, SMALL, tmp_path / "a.png", Choice(stack=(2, 0, 2))) == "2 stacks"
     assert [one.frame for one in views[2:]] == [4, 0], "in the order in which they are named, each once"
     with Image.open(tmp_path / "a.png") as sheet:
         assert sheet.width > 2 * 900
-    assert show_video(dataset, SHORT, tmp_path / "a.mp4", Choice()) == "3 stacks"
+    assert show_video(dataset, SMALL, tmp_path / "a.mp4", Choice()) == "3 stacks"
     with av.open(tmp_path / "a.mp4") as clip:
         frames = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
     assert [frame.shape for frame in frames] == [stack_panel(views[-1]).shape] * 3
 
 
 def test_the_frame_is_that_of_the_dataset_the_stacks_were_made_from(
-    source: Path, stacks: Path, tmp_path: Path, views: list[StackView]
+    source: Path, tmp_path: Path, views: list[StackView]
 ) -> None:
-    def first_frame(dataset: Path) -> NDArray[np.uint8] | None:
-        show_video(Dataset(dataset), CLIP, tmp_path / "a.png", Choice(stack=(1,)))
+    def first_frame(dataset: Path, number: int) -> NDArray[np.uint8] | None:
+        show_video(Dataset(dataset), CLIP, tmp_path / "a.png", Choice(stack=(number,)))
         return views[-1].first_frame
 
-    expected = Dataset(source).frames(CLIP, 2, 3)[0].transpose(1, 2, 0)
-    found = first_frame(stacks)
-    assert found is not None and np.array_equal(found, expected)
-    transcode(stacks, tmp_path / "again.zarr", FINE)
-    found = first_frame(tmp_path / "again.zarr")
-    assert found is not None and np.array_equal(found, expected), "also after one more step"
+    def same(found: NDArray[np.uint8] | None, frame: int) -> bool:
+        return found is not None and np.array_equal(found, Dataset(source).frames(CLIP)[frame].transpose(1, 2, 0))
 
-    centre = tmp_path / "centre.zarr"
-    stack(source, centre, kind="trajectory", length=4, anchor="centre", every=1)
-    found = first_frame(centre)
-    assert found is not None and (views[-1].frame, views[-1].steps[0]) == (3, (1, 2))
-    assert np.array_equal(found, Dataset(source).frames(CLIP, 1, 2)[0].transpose(1, 2, 0)), "where trajectories begin"
+    flow, made, again = tmp_path / "flow.zarr", tmp_path / "made.zarr", tmp_path / "again.zarr"
+    shutil.copytree(source, flow)
+    stack(flow, made, kind="trajectory", length=4, anchor="centre", every=1)
+    assert same(first_frame(made, 1), 1) and (views[-1].frame, views[-1].steps[0]) == (3, (1, 2)), "where lines begin"
+    transcode(made, again, FINE)
+    assert same(first_frame(again, 1), 1), "also after one more step"
 
-    moved = source.with_name("moved.zarr")
-    source.rename(moved)
-    try:
-        assert first_frame(stacks) is None, "the source is gone"
-        other = make_dataset(source, tmp_path / "videos", write_clips(tmp_path / "videos")[2:3])
-        assert first_frame(stacks) is None, "another dataset is there, without that video"
-        shutil.rmtree(other)
-    finally:
-        moved.rename(source)
+    flow.rename(tmp_path / "elsewhere.zarr")
+    assert first_frame(again, 1) is None, "the source is gone"
+    videos = write_clips(tmp_path / "videos")
+    make_dataset(flow, tmp_path / "videos", [video for video in videos if video.id != CLIP][:1])
+    assert first_frame(made, 1) is None, "another dataset is there, without that video"
+    shutil.rmtree(flow)
+    shutil.copyfile(tmp_path / "videos" / SMALL, tmp_path / "videos" / CLIP)
+    make_dataset(flow, tmp_path / "videos", [video for video in videos if video.id == CLIP])
+    assert first_frame(made, 1) is None, "another video of that name"
 
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}], ids=str)
@@ -221,23 +224,22 @@ def test_trajectories_on_the_spot_are_what_would_be_stored(
     source: Path, tmp_path: Path, views: list[StackView], options: dict[str, bool]
 ) -> None:
     stack(source, tmp_path / "s.zarr", kind="trajectory", length=4, every=1, **options)
-    frame = 3
-    made = show_video(Dataset(source), SHORT, tmp_path / "a.png", Choice(trajectories=True, length=4, frame=(3,), **options))
-    stored = show_video(Dataset(tmp_path / "s.zarr"), SHORT, tmp_path / "b.png", Choice(frame=(frame,)))
+    choice = Choice(trajectories=True, length=4, frame=(3,), **options)
+    made = show_video(Dataset(source), SMALL, tmp_path / "a.png", choice)
+    stored = show_video(Dataset(tmp_path / "s.zarr"), SMALL, tmp_path / "b.png", Choice(frame=(3,)))
     assert made == stored == "1 stack"
     spot, kept = views
-    assert spot.frame == kept.frame == frame and spot.steps == kept.steps
+    assert spot.frame == kept.frame == 3 and spot.steps == kept.steps
     assert np.abs(spot.planes).max() > 0.1
     np.testing.assert_allclose(spot.planes, kept.planes, atol=FINE.step)
     np.testing.assert_allclose(spot.means, kept.means, atol=1e-6)
-    assert spot.first_frame is not None and np.array_equal(spot.first_frame, kept.first_frame)  # type: ignore[arg-type]
+    assert spot.first_frame is not None and kept.first_frame is not None
+    assert np.array_equal(spot.first_frame, kept.first_frame)
 
 
-def test_without_frames_lines_are_drawn_over_the_colours(
-    source: Path, tmp_path: Path, views: list[StackView]
-) -> None:
+def test_without_frames_lines_are_drawn_over_the_colours(source: Path, tmp_path: Path, views: list[StackView]) -> None:
     transcode(source, tmp_path / "t.zarr", dataclasses.replace(FINE, rgb=False))
-    assert show_video(Dataset(tmp_path / "t.zarr"), SHORT, tmp_path / "a.png", Choice(trajectories=True, length=4))
+    assert show_video(Dataset(tmp_path / "t.zarr"), SMALL, tmp_path / "a.png", Choice(trajectories=True, length=4))
     assert views[0].first_frame is None
     with Image.open(tmp_path / "a.png") as page:
         picture = np.asarray(page)[84:564, 20:620]
@@ -256,9 +258,9 @@ def test_videos_that_are_too_short_repeat_their_last_field(
 
 
 ON_STACKS: list[tuple[dict[str, Any], str]] = [
-    ({"stack": (3,)}, f"{SHORT} has stacks 0 to 2, not 3"),
+    ({"stack": (3,)}, f"{SMALL} has stacks 0 to 2, not 3"),
     ({"stack": (-1,)}, "0 to 2, not -1"),
-    ({"frame": (8,)}, f"{SHORT} has frames 0 to 7, not 8"),
+    ({"frame": (8,)}, f"{SMALL} has frames 0 to 7, not 8"),
     ({"frame": (-1,)}, "0 to 7, not -1"),
     ({"every": 0}, "--every 0: give 1 or more"),
     ({"stack": (0,), "frame": (1,)}, "--stack and --frame exclude each other"),
@@ -270,7 +272,7 @@ ON_STACKS: list[tuple[dict[str, Any], str]] = [
     ({"bidirectional": True}, "--bidirectional is not for datasets of stacks"),
 ]
 ON_FIELDS: list[tuple[dict[str, Any], str]] = [
-    ({"field": (7,)}, f"{SHORT} has fields 0 to 6, not 7"),
+    ({"field": (7,)}, f"{SMALL} has fields 0 to 6, not 7"),
     ({"field": (1,), "every": 2}, "--field and --every exclude each other"),
     ({"stack": (0,)}, "--stack is not for pictures of fields"),
     ({"frame": (0,)}, "--frame is not for pictures of fields.*--trajectories"),
@@ -279,9 +281,9 @@ ON_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"every": -1}, "--every -1"),
 ]
 ON_TRAJECTORIES: list[tuple[dict[str, Any], str]] = [
-    ({"length": 4, "frame": (4,)}, f"{SHORT} has stacks of 4 fields at the frames 0 to 3, not 4"),
+    ({"length": 4, "frame": (4,)}, f"{SMALL} has stacks of 4 fields at the frames 0 to 3, not 4"),
     ({"length": 4, "bidirectional": True, "frame": (1,)}, "at the frames 2 to 5, not 1"),
-    ({}, f"{SHORT} has 7 fields, too few for a stack of 10: give a smaller --length"),
+    ({}, f"{SMALL} has 7 fields, too few for a stack of 10: give a smaller --length"),
     ({"length": 0}, "--length 0"),
     ({"length": 33}, "--length 33"),
     ({"length": 3, "bidirectional": True}, "even number"),
@@ -304,7 +306,7 @@ def test_what_has_no_meaning_or_lies_out_of_range_is_refused(
     source: Path, stacks: Path, tmp_path: Path, on: str, given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        show_video(Dataset(stacks if on == "stacks" else source), SHORT, tmp_path / "a.png", Choice(**given))
+        show_video(Dataset(stacks if on == "stacks" else source), SMALL, tmp_path / "a.png", Choice(**given))
     assert not any(tmp_path.iterdir())
 
 
@@ -314,21 +316,18 @@ def refused(make: Callable[[], object], kind: type[FlowprepError]) -> str:
     return str(error.value)
 
 
-def test_videos_without_what_is_asked_for(source: Path, tmp_path: Path) -> None:
+def test_a_video_without_stacks_and_a_file_of_another_kind(source: Path, tmp_path: Path) -> None:
     stack(source, tmp_path / "s.zarr", length=6)
     dataset = Dataset(tmp_path / "s.zarr")
     text = refused(lambda: show_video(dataset, CLIP, tmp_path / "a.png", Choice()), RefusedError)
     assert text.startswith(f"{CLIP}: nothing is stored") and "too_short" in text and "repeat-last" in text
-    transcode(source, tmp_path / "f.zarr", FINE)
-    plan = Dataset(tmp_path / "f.zarr")
-    assert plan.settings.flow.direction == "both"
-    assert refused(lambda: show_video(dataset, SHORT, tmp_path / "a.gif", Choice()), UsageError).endswith(".mp4 file.")
+    assert refused(lambda: show_video(dataset, SMALL, tmp_path / "a.gif", Choice()), UsageError).endswith(".mp4 file.")
 
 
 def test_the_command(stacks: Path, source: Path, tmp_path: Path) -> None:
-    done = flowprep("show", stacks, SHORT, "--frame", "4", "--frame", "0", "-o", tmp_path / "a.png")
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'a.png'}: 2 stacks of {SHORT}\n")
-    done = flowprep("show", source, SHORT, "--trajectories", "--length", "4", "--bidirectional", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, f"left_00.png: 1 stack of {SHORT}\n")
-    done = flowprep("show", source, SHORT, "--length", "4")
+    done = flowprep("show", stacks, SMALL, "--frame", "4", "--frame", "0", "-o", tmp_path / "a.png")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'a.png'}: 2 stacks of {SMALL}\n")
+    done = flowprep("show", source, SMALL, "--trajectories", "--length", "4", "--bidirectional", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"left_00.png: 1 stack of {SMALL}\n")
+    done = flowprep("show", source, SMALL, "--length", "4")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--length is not for" in done.stderr

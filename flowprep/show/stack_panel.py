@@ -207,17 +207,26 @@ def _field(
     begin, end = view.steps[k]
     write(page, (left, top), f"{k + 1}: flow {begin} -> {end}", NOTE, cell[0], INK)
     top += line_height(NOTE)
-    place(page, flow_to_rgb(flow, ends[0]), (left, top), cell)
+    place(page, flow_to_rgb(_shrunk(flow, cell), ends[0]), (left, top), cell)
     top += cell[1] + 4
     write(page, (left, top), f"largest {np.hypot(*flow).max():.2f} px", NOTE, cell[0], FAINT)
     top += line_height(NOTE)
     for plane, mean, name in zip(view.planes[2 * k :], view.means[2 * k :], "uv", strict=False):
-        place(page, _grey(plane, ends[1]), (left, top), cell)
+        place(page, _grey(_shrunk(plane[None], cell)[0], ends[1]), (left, top), cell)
         top += cell[1] + 4
         kept = f"less mean {mean:z.2f} px" if view.stacking.mean_subtract else f"mean {mean:z.2f} px, kept"
         write(page, (left, top), f"{name}{k + 1}: {plane.min():z.2f} to {plane.max():z.2f} px", NOTE, cell[0], INK)
         write(page, (left, top + line_height(NOTE)), kept, NOTE, cell[0], FAINT)
         top += 2 * line_height(NOTE)
+
+
+def _shrunk(values: NDArray[np.float32], cell: tuple[int, int]) -> NDArray[np.float32]:
+    """``values`` (n, H, W), no larger than they are shown in ``cell`` (width, height): colouring takes time."""
+    height, width = values.shape[1:]
+    size = fitted_size(width, height, cell)
+    if size[0] >= width:
+        return values
+    return np.stack([np.array(Image.fromarray(plane).resize(size, Image.Resampling.HAMMING)) for plane in values])
 
 
 def _grey(plane: NDArray[np.float32], full: float) -> NDArray[np.uint8]:

@@ -6,11 +6,9 @@ side arrays of its rows are kept, in compact form and up to a bound, however man
 
 from __future__ import annotations
 
-import math
 import os
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,9 +19,10 @@ from numpy.typing import NDArray
 
 from flowprep.errors import RefusedError
 from flowprep.store import layout
-from flowprep.store.blobs import LocalStore, store_error
+from flowprep.store.blobs import LocalStore
 from flowprep.store.layout import ArrayName
 from flowprep.store.nfs import patiently
+from flowprep.store.rows import blocks_of, damage, read_side
 from flowprep.store.shardfile import EMPTY, SLOTS, ShardReader
 
 OPEN_FILES = 128  # shard files kept open
@@ -44,7 +43,7 @@ class RowReader:
         self._edges = lru_cache(INDEXES)(partial(_read_edges, self.store))
         self._files = lru_cache(OPEN_FILES)(partial(_open, self.store))
         self._values = lru_cache(VALUES)(partial(_read_values, self.store))
-        self._frames = lru_cache(VALUES)(partial(_read_side, self.store, "frame"))
+        self._frames = lru_cache(VALUES)(partial(_read_frames, self.store))
 
     def __reduce__(self) -> tuple[type[RowReader], tuple[Path]]:
         return RowReader, (self.store.root,)
@@ -56,8 +55,8 @@ class RowReader:
         """
         first, last = min(numbers), max(numbers) + 1
         span: list[memoryview] = []
-        for block, start, stop in _blocks(first, last):
-            span += self._span(layout.shard_key(array, block), start, stop)
+        for block, slots in blocks_of(first, last):
+            span += self._span(layout.shard_key(array, block), slots.start, slots.stop)
         found = [span[number - first] for number in numbers]
         if not all(found):
             row = numbers[[bool(payload) for payload in found].index(False)]
@@ -84,7 +83,7 @@ class RowReader:
 
     def _span(self, key: str, start: int, stop: int) -> list[memoryview]:
         """Encoded rows of slots start..stop-1; empty where a slot is."""
-        with _damage(self.store, key):
+        with damage(self.store.path(key)):
             edges = self._edges(key)[start : stop + 1].tolist()
             data = memoryview(patiently(partial(self._bytes, key, edges[0], edges[-1])))
         if len(data) != edges[-1] - edges[0]:
@@ -140,41 +139,14 @@ def _read_edges(store: LocalStore, key: str) -> NDArray[Any]:
 
 def _read_values(store: LocalStore, array: ArrayName, block: int) -> NDArray[np.float32]:
     """Scale, zero and mean of one block: (SLOTS, 3, C) float32. Means of fields are the first of their statistics."""
-    scale, zero = (_read_side(store, side, array, block) for side in ("scale", "zero"))
+    scale, zero = (read_side(store, array, side, block) for side in ("scale", "zero"))
     if "mean" in array.sides:
-        mean = _read_side(store, "mean", array, block)
+        mean = read_side(store, array, "mean", block)
     else:
-        mean = _read_side(store, "stats", array, block)[:, :, 0]
+        mean = read_side(store, array, "stats", block)[:, :, 0]
     pairs = array.channels // 2
     return np.stack([np.tile(scale, pairs), np.tile(zero, pairs), mean], axis=1)
 
 
-def _read_side(store: LocalStore, side: str, array: ArrayName, block: int) -> NDArray[Any]:
-    """One block of a side array: (SLOTS, ...)."""
-    key = layout.side_key(array, side, block)
-    shape, dtype = array.sides[side]
-    with _damage(store, key):
-        data = patiently(store.path(key).read_bytes)
-    if len(data) != np.dtype(dtype).itemsize * SLOTS * math.prod(shape):
-        raise RefusedError(f"{store.path(key)}: damaged: {len(data)} bytes are not {SLOTS} rows.")
-    return np.frombuffer(data, dtype).reshape(SLOTS, *shape)
-
-
-def _blocks(first: int, last: int) -> Iterator[tuple[int, int, int]]:
-    """(block, first slot, last slot + 1) of the shard files that rows first..last-1 lie in."""
-    while first < last:
-        block, slot = divmod(first, SLOTS)
-        count = min(SLOTS - slot, last - first)
-        yield block, slot, slot + count
-        first += count
-
-
-@contextmanager
-def _damage(store: LocalStore, key: str) -> Iterator[None]:
-    """A file that is gone is damage to the dataset; anything else that the disk says is about the disk."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise RefusedError(f"{store.path(key)}: this file of the dataset is missing.") from None
-    except OSError as error:
-        raise store_error(store.path(key), error) from error
+def _read_frames(store: LocalStore, array: ArrayName, block: int) -> NDArray[Any]:
+    return read_side(store, array, "frame", block)

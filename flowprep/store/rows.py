@@ -82,9 +82,9 @@ class StoredRows:
     def payloads(self, array: ArrayName, first: int, last: int) -> list[bytes]:
         """Encoded rows, one read for each block file that they lie in."""
         found: list[bytes] = []
-        for block, slots in _blocks(first, last):
+        for block, slots in blocks_of(first, last):
             key = layout.shard_key(array, block)
-            with _damage(self.store.path(key)):
+            with damage(self.store.path(key)):
                 found += self._shard(key).rows(slots.start, slots.stop)
         return found
 
@@ -92,13 +92,7 @@ class StoredRows:
         """Values of a side array, as ``scale``: (n, ...)."""
         shape, dtype = array.sides[side]
         found = [np.empty((0, *shape), dtype)]
-        for block, slots in _blocks(first, last):
-            path = self.store.path(layout.side_key(array, side, block))
-            with _damage(path):
-                data = patiently(path.read_bytes)
-            if len(data) != 4 * SLOTS * math.prod(shape):
-                raise RefusedError(f"{path}: damaged: {len(data)} bytes are not {SLOTS} rows.")
-            found.append(np.frombuffer(data, dtype).reshape(SLOTS, *shape)[slots])
+        found += [read_side(self.store, array, side, block)[slots] for block, slots in blocks_of(first, last)]
         return np.concatenate(found, dtype=np.dtype(dtype).newbyteorder("="))
 
     def close(self) -> None:
@@ -114,7 +108,18 @@ class StoredRows:
             raise DamagedRowError(path, array, row, str(error)) from None
 
 
-def _blocks(first: int, last: int) -> Iterator[tuple[int, slice]]:
+def read_side(store: LocalStore, array: ArrayName, side: str, block: int) -> NDArray[Any]:
+    """One block of a side array: (SLOTS, ...)."""
+    path = store.path(layout.side_key(array, side, block))
+    shape, dtype = array.sides[side]
+    with damage(path):
+        data = patiently(path.read_bytes)
+    if len(data) != np.dtype(dtype).itemsize * SLOTS * math.prod(shape):
+        raise RefusedError(f"{path}: damaged: {len(data)} bytes are not {SLOTS} rows.")
+    return np.frombuffer(data, dtype).reshape(SLOTS, *shape)
+
+
+def blocks_of(first: int, last: int) -> Iterator[tuple[int, slice]]:
     """The block files that rows first..last-1 lie in, each with its slots."""
     while first < last:
         block, slot = divmod(first, SLOTS)
@@ -128,7 +133,7 @@ def _open_shard(store: LocalStore, key: str) -> ShardReader:
 
 
 @contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def damage(path: Path) -> Iterator[None]:
     """A file that is gone is damage to the dataset; anything else that the disk says is about the disk."""
     try:
         yield
