@@ -60,7 +60,7 @@ class Deriver:
         array = ArrayName.parse(source.flow.array)
         row = replace(source, flow=None, frames=None, flow_bytes=0, frames_bytes=0, attempt=1)
         try:
-            with naming(source.id, source.flow):
+            with naming(source.flow):
                 if self.settings.stack and array.kind != "stack":
                     row = replace(row, **self._stacks(rows, source, writer, stages, progress))
                 else:

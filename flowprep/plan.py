@@ -88,12 +88,12 @@ class Plan:
             "root": self.root,
             "ends": self.ends,
             "base": self.base,
-            "described": [vars(video) for video in self.described],
+            "described": [video.to_json() for video in self.described],
             "longest": self.longest,
         }
         shards = (
             {
-                "videos": [vars(video) for video in shard.videos],
+                "videos": [video.to_json() for video in shard.videos],
                 "blocks": {name: [run.first, run.count] for name, run in shard.blocks.items()},
                 "fields": shard.fields,
             }
@@ -161,7 +161,7 @@ def _shard(item: dict[str, Any] | None) -> Shard:
 
 def _video(data: dict[str, Any]) -> Video:
     video = Video.from_json(data)
-    for text in (video.id, video.label, video.refused, *video.splits):
+    for text in (video.id, video.label, video.refused, video.content, *video.splits):
         _text(text)
     if type(video.size) is not int or len(video.splits) != SPLITS:
         raise ValueError(f"{video.id!r} is not described as a video is")

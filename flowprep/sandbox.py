@@ -51,8 +51,8 @@ CHILD_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1"),
     "MALLOC_ARENA_MAX": "2",
     # Arrays of some megabytes come and go all the time: giving their pages back and forth takes a tenth of a run.
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20),
+    "MALLOC_MMAP_THRESHOLD_": str(8 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
     "PYTHONUNBUFFERED": "1",
 }
 

@@ -27,6 +27,13 @@ class Video:
     splits: tuple[str, str, str] = ("", "", "")  # part ("train", "val", "test") in split 1..3; "" = in none
     size: int = -1  # bytes on disk; -1 = no such file
     refused: str = ""  # why the path must not be opened ("leaves the source folder"); "" = it may
+    content: str = ""  # sha256 of what a dataset that is the source has of it; "" = the source is the file
+
+    def to_json(self) -> dict[str, Any]:
+        tree = dict(vars(self))
+        if not self.content:
+            del tree["content"]
+        return tree
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

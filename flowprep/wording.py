@@ -50,4 +50,8 @@ def describe_stack(stack: Mapping[str, Any]) -> str:
         parts.append(f"{stack['per_video']} a video")
     else:
         parts.append(f"one every {stack['every'] or stack['length']} frames")
+    if stack["size"]:
+        parts.append(f"resized to {stack['size']}")
+    if stack["short"] != "refuse":
+        parts.append("short videos repeat their last field")
     return ", ".join(parts)

@@ -155,6 +155,18 @@ def test_panels_of_a_video_have_one_even_size_whatever_they_show(height: int, wi
     assert busy.std() > 20
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int8])
+def test_levels_of_other_than_8_bits_go_from_black_to_white(dtype: type[np.integer]) -> None:
+    frame, flow, _ = field(60, 80)
+    plane = np.arange(60 * 80).reshape(60, 80) % 101
+    planes = np.stack([plane - plane.min(), 3 * plane // 4]).astype(dtype)
+    panel = field_panel(frame, flow, planes, title="")
+    level = np.rint(plane * 2.55).astype(np.uint8)
+    assert place_of(np.repeat(np.kron(level, np.ones((4, 4), np.uint8))[..., None], 3, axis=2), panel)
+    constant = np.full((2, 60, 80), np.iinfo(dtype).max, dtype)
+    assert field_panel(frame, flow, constant, title="").shape == panel.shape
+
+
 def test_planes_of_another_size_than_the_flow_are_refused() -> None:
     frame, flow, planes = field(20, 30)
     with pytest.raises(ValueError, match=r"\(2, 20, 30\).*\(2, 20, 29\)"):

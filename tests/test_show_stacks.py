@@ -26,7 +26,7 @@ from flowprep.stacks import mean_flow, of_planes, reach
 from flowprep.stacks.assemble import stack_at
 from flowprep.store.reader import Dataset
 from tests.command import flowprep
-from tests.in_process import CLIP, FINE, make_dataset, stack, transcode, write_clips
+from tests.in_process import CLIP, FINE, SETTINGS, make_dataset, stack, transcode, write_clips
 from tests.test_show import place_of
 
 SMALL = "more/left/left_00.avi"
@@ -322,6 +322,21 @@ def test_a_video_without_stacks_and_a_file_of_another_kind(source: Path, tmp_pat
     text = refused(lambda: show_video(dataset, CLIP, tmp_path / "a.png", Choice()), RefusedError)
     assert text.startswith(f"{CLIP}: nothing is stored") and "too_short" in text and "repeat-last" in text
     assert refused(lambda: show_video(dataset, SMALL, tmp_path / "a.gif", Choice()), UsageError).endswith(".mp4 file.")
+
+
+def test_both_directions_need_flow_of_both(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, flow=dataclasses.replace(SETTINGS.flow, direction="forward"))
+    videos = [video for video in write_clips(tmp_path / "videos") if video.id == SMALL]
+    dataset = Dataset(make_dataset(tmp_path / "f.zarr", tmp_path / "videos", videos, settings=settings))
+    choice = Choice(trajectories=True, length=4, bidirectional=True)
+    text = refused(lambda: show_video(dataset, SMALL, tmp_path / "a.png", choice), UsageError)
+    assert "holds forward flow" in text and "--direction both" in text
+
+
+def test_a_sheet_of_too_many(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowprep.show.video.MAX_TILES", 6)
+    text = refused(lambda: show_video(Dataset(source), SMALL, tmp_path / "a.png", Choice(every=1)), UsageError)
+    assert "7 fields on one sheet, 6 is the most" in text and ".mp4" in text
 
 
 def test_the_command(stacks: Path, source: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def _lines(info: Any) -> list[str]:
     limit = f", at most {video['fps']} per second" if video["fps"] else ""
     ratio = f"{info.ratio:.1f}x smaller than float32 ({size(info.float32_bytes)})" if info.fields else "-"
     unit = "stack" if stack else "field"
-    made = f"the {'stacks' if stack else 'flow'} it was made from" if settings.get("origins") else "the computed flow"
+    made = "the stacks" if stack else "the flow it was made from" if settings.get("origins") else "the computed flow"
     lines = [
         f"dataset      {info.path}",
         f"videos       {info.videos:,}{classes}: {verdicts}",
@@ -64,8 +64,8 @@ def _lines(info: Any) -> list[str]:
         f"             that storing adds to {made}, measured on {info.sampled_fields:,} rows",
         f"method       {flow['method']} on {flow['backend']} ({settings['engine']}), {flow['direction']}",
         f"parameters   {parameters or 'none'}",
-        f"coding       {_coding(settings['storage'])}",
-        *(f"before       {_coding(storage)}" for storage in reversed(settings.get("origins", []))),
+        f"coding       {_coding(settings['storage'], unit)}",
+        *(f"before       {_coding(storage, 'field')}" for storage in reversed(settings.get("origins", []))),
         *([f"stacks       {describe_stack(stack)}"] if stack else []),
         f"frames used  stride {video['stride']}{limit}",
     ]
@@ -81,7 +81,7 @@ def _lines(info: Any) -> list[str]:
     return lines
 
 
-def _coding(storage: dict[str, Any]) -> str:
+def _coding(storage: dict[str, Any], unit: str) -> str:
     """How flow is stored, in short."""
     codec = storage.get("codec", "jpeg")
     if codec == "htj2k":
@@ -91,5 +91,5 @@ def _coding(storage: dict[str, Any]) -> str:
     if codec == "blosc":
         return f"Blosc, 8 bits, fixed +-{storage['bound']:g} px"
     if storage["range"] == "field":
-        return "JPEG, each field's own range"
+        return f"JPEG, each {unit}'s own range"
     return f"JPEG, fixed +-{storage['bound']} px, {storage['rounding']}"

@@ -28,7 +28,7 @@ def run_and_report(run: Any) -> None:
         _print_plan(run)
         return
     summary = run.run()
-    _print_summary(summary, run.config.output, "stack" if run.settings.stack else "field")
+    _print_summary(summary, run.config.output, run.settings.unit)
     if summary.exit_code != ExitCode.OK:
         sys.exit(summary.exit_code)
 
@@ -55,8 +55,8 @@ def _print_plan(run: Any) -> None:
     click.echo(f"bytes      about {size(expected.bytes)}; free there: {size(free_bytes(run.output))}")
     click.echo(f"time       about {duration(expected.seconds / workers)} on {plural(workers, 'worker')}")
     click.echo(f"shards     {len(expected.plan.shards):,} (units of work)")
-    for name, end in expected.plan.ends.items():
-        click.echo(f"array      {name}: up to {plural(end, 'file')} of 2048 rows")
+    for name in sorted({name for shard in expected.plan.shards for name in shard.blocks}):
+        click.echo(f"array      {name}: up to {plural(expected.plan.ends[name], 'file')} of 2048 rows")
     click.echo("Nothing was written.")
 
 

@@ -41,15 +41,17 @@ def _lines(found: Any) -> list[str]:
         f"dataset      {found.path}",
         f"shards       {found.shards_done:,} of {found.shards:,} committed",
         f"videos       {found.videos_done:,} of {found.videos:,} done" + (f": {verdicts}" if verdicts else ""),
-        f"stored       {plural(found.fields, 'field')}, {size(found.bytes)}",
+        f"stored       {plural(found.fields, found.unit)}, {size(found.bytes)}",
     ]
     if found.last_commit is not None:
         hosts = some([f"{host} ({plural(shards, 'shard')})" for host, shards in found.hosts.items()])
-        lines.append(f"rate         {found.rate:,.1f} fields a second, over {duration(found.recent)} of recent commits")
+        lines.append(
+            f"rate         {found.rate:,.1f} {found.unit}s a second, over {duration(found.recent)} of recent commits"
+        )
         lines.append(f"last commit  {duration(found.last_commit)} ago; lately by {hosts}")
     if found.fields_left:
         about = f"about {duration(found.eta)} at that pace" if found.eta is not None else "no pace known yet"
-        lines.append(f"left         about {plural(found.fields_left, 'field')}, {about}")
+        lines.append(f"left         about {plural(found.fields_left, found.unit)}, {about}")
     if found.scratches:
         lines.append(
             f"tries        {found.scratches:,} not committed (at work, or given up); the last sign of life of any was "

@@ -40,12 +40,22 @@ class TranscodeConfig:
     run: RunConfig = field(default_factory=RunConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
+    def __post_init__(self) -> None:
+        for key in ("rgb_short_side", "rgb_quality"):
+            if getattr(self.storage, key) != getattr(StorageConfig, key):
+                raise UsageError(f"storage.{key}: frames are taken over as they are; leave it out.")
+
 
 @dataclass(frozen=True)
 class StackingConfig(TranscodeConfig):
     """Stacks of a dataset's fields, as a dataset."""
 
     stack: StackConfig = field(default_factory=StackConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.storage.rgb:
+            raise UsageError("storage.rgb: stacks have no frames beside them; leave it out.")
 
 
 def read_pipeline(path: Path, kind: type[Any] = ExtractConfig) -> dict[str, Any]:

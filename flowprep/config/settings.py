@@ -34,6 +34,11 @@ class Settings:
         return bool(self.origins)
 
     @property
+    def unit(self) -> str:
+        """What a row of the arrays is: "field" or "stack"."""
+        return "stack" if self.stack else "field"
+
+    @property
     def computes_flow(self) -> bool:
         """Whether flow is computed for it."""
         return not self.derived or bool(self.stack and self.stack.backward == "frames")

@@ -56,7 +56,8 @@ class Changes:
 
 
 def _is_new(video: Video, planned: Mapping[str, Video]) -> bool:
-    return video.id not in planned or planned[video.id].size != video.size
+    old = planned.get(video.id)
+    return old is None or (old.size, old.content) != (video.size, video.content)
 
 
 def _is_relabelled(video: Video, planned: Mapping[str, Video]) -> bool:
@@ -67,6 +68,10 @@ def _is_relabelled(video: Video, planned: Mapping[str, Video]) -> bool:
 def refuse_other_settings(output: object, plans: Sequence[Plan], settings: Settings) -> None:
     """Raise RefusedError if ``plans`` were made with other settings, naming what differs."""
     written = plans[0].settings
+    if written.unit != settings.unit or written.derived != settings.derived:
+        raise RefusedError(
+            f"{output} holds {_what(written)}, this command makes {_what(settings)}: name another folder."
+        )
     if written.fingerprint() != settings.fingerprint():
         changes = "\n  ".join(written.differences(settings))
         raise RefusedError(
@@ -74,3 +79,7 @@ def refuse_other_settings(output: object, plans: Sequence[Plan], settings: Setti
             f"{settings.fingerprint()[:12]} here); what differs:\n  {changes}\n"
             "Give the same settings again, or write to another folder."
         )
+
+
+def _what(settings: Settings) -> str:
+    return "stacks" if settings.stack else "transcoded flow" if settings.derived else "flow of videos"

@@ -164,5 +164,5 @@ class Transcoded(Derived):
 
 
 def _described(row: VideoRow) -> Video:
-    """The video as a source: what is stored of it is its size, by which a change shows."""
-    return replace(row.video, size=row.row.flow_bytes, refused="")
+    """The video as a source: what is stored of it, by which a change shows."""
+    return replace(row.video, size=row.row.flow_bytes, content=row.row.content_sha256, refused="")

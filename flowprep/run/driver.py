@@ -173,7 +173,7 @@ class Run:
         workers = self.config.run.workers if remote else min(self.workers, len(todo))
         work = Work(str(self.output.absolute()), plan.generation, limits_of(self.config.run), root)
         results: list[ShardResult] = []
-        with Progress(videos, fields, quiet=self.quiet) as progress:
+        with Progress(videos, fields, unit=self.settings.unit, quiet=self.quiet) as progress:
 
             def committed(result: ShardResult) -> None:
                 results.append(result)

@@ -150,8 +150,9 @@ class Planner:
         if videos:
             workers = min(self.workers, len(expected.plan.shards))
             about = duration(expected.seconds / workers)
-            unit = "stack" if self.product.settings.stack else "field"
-            self.say(f"About {plural(expected.fields, unit)}, {about} on {plural(workers, 'worker')}.")
+            self.say(
+                f"About {plural(expected.fields, self.product.settings.unit)}, {about} on {plural(workers, 'worker')}."
+            )
         if expected.bytes > (free := free_bytes(self.output)):
             self.say(f"Warning: about {size(expected.bytes)} will be written, {size(free)} are free there.")
         return expected

@@ -19,9 +19,12 @@ PLAIN_SECONDS = 15.0  # between two plain lines
 class Progress(Listener):
     """Counts what the workers of this process report, and shows it from a thread of its own."""
 
-    def __init__(self, videos: int, fields: int, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+    def __init__(
+        self, videos: int, fields: int, stream: TextIO | None = None, *, unit: str = "field", quiet: bool = False
+    ) -> None:
         self._videos_expected = videos
         self._fields_expected = max(1, fields)
+        self._unit = unit
         self._stream = stream or sys.stderr
         self._live = not quiet and self._stream.isatty()
         self._quiet = quiet
@@ -75,7 +78,7 @@ class Progress(Listener):
         left = max(0, self._fields_expected - fields)
         eta = _clock(left / rate) if fields > 0 else "-:--"
         speed = f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
-        text = f"{done}/{self._videos_expected} videos  {fields:,} of ~{self._fields_expected:,} fields"
+        text = f"{done}/{self._videos_expected} videos  {fields:,} of ~{self._fields_expected:,} {self._unit}s"
         return f"{text}  {speed}  {_clock(elapsed)} passed  ETA {eta}" + (f"  {failed} failed" if failed else "")
 
     def _show(self) -> None:

@@ -1,4 +1,11 @@
-"""Pictures of flow, for eyes: colour-wheel images, panels of one field, contact sheets. All are (H, W, 3) uint8 RGB."""
+"""Pictures of flow and stacks, for eyes: all are (H, W, 3) uint8 RGB.
+
+colour          the colour wheel
+panel           one field; stack_panel: one stack, with the lines of trajectories
+sheet           many pictures on one page, and a page as a file
+video           what ``flowprep show`` draws of one video: fields, stacks, by the choice of its options
+drawing         paper, ink and type
+"""
 
 from flowprep.show.colour import flow_to_rgb, legend
 from flowprep.show.panel import field_panel

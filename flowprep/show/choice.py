@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowprep.errors import UsageError
@@ -32,11 +32,14 @@ class Choice:
         if len(kinds) > 1:
             raise UsageError(f"{' and '.join(kinds)} exclude each other: give one of them.")
 
-    def chosen(self, possible: Sequence[int], given: Sequence[int], subject: Callable[[], str]) -> list[int]:
-        """The numbers that were asked for, of all ``possible`` ones; none = it is left to us."""
+    def chosen(self, possible: Sequence[int], given: Sequence[int], subject: str) -> list[int]:
+        """The numbers that were asked for, ``given`` or every so many; none = it is left to us.
+
+        Raises UsageError, beginning with ``subject``, for a number that is not among the ``possible`` ones.
+        """
         for number in given:
             if number not in possible:
-                raise UsageError(f"{subject()} {possible[0]} to {possible[-1]}, not {number}.")
+                raise UsageError(f"{subject} {possible[0]} to {possible[-1]}, not {number}.")
         if self.every is None:
             return list(dict.fromkeys(given))
         if self.every < 1:

@@ -23,7 +23,7 @@ class Fields:
         self._row = dataset.videos[video]
         dataset.flow(video, 0, 0, direction=self._direction)  # says what is wrong with the video or the direction
         self.numbers = range(self._row.fields)
-        self.chosen = choice.chosen(self.numbers, choice.field, lambda: f"{self._row.id} has fields")
+        self.chosen = choice.chosen(self.numbers, choice.field, f"{self._row.id} has fields")
         self.fps = self._row.fps
 
     def largest(self) -> float:

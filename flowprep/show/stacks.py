@@ -33,7 +33,7 @@ class StoredStacks:
             if not 0 <= frame < self._row.row.frames_decoded:
                 raise UsageError(f"{self._row.id} has frames 0 to {self._row.row.frames_decoded - 1}, not {frame}.")
         nearest = [int(np.abs(self._frames - frame).argmin()) for frame in choice.frame]
-        self.chosen = choice.chosen(self.numbers, choice.stack or nearest, lambda: f"{self._row.id} has stacks")
+        self.chosen = choice.chosen(self.numbers, choice.stack or nearest, f"{self._row.id} has stacks")
         gap = float(np.diff(self._frames).mean()) if len(self._frames) > 1 else 1.0
         self.fps = self._row.fps / gap
 
@@ -83,7 +83,7 @@ class BuiltStacks:
                 "give a smaller --length."
             )
         self.chosen = choice.chosen(
-            self.numbers, choice.frame, lambda: f"{self._row.id} has stacks of {length} fields at the frames"
+            self.numbers, choice.frame, f"{self._row.id} has stacks of {length} fields at the frames"
         )
         self.fps = self._row.fps
 

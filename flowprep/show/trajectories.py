@@ -20,7 +20,7 @@ from flowprep.show.drawing import Colour
 FORWARD: tuple[Colour, Colour] = ((255, 238, 110), (255, 40, 50))
 BACKWARD: tuple[Colour, Colour] = ((165, 255, 240), (70, 80, 255))
 
-_POINTS = 16  # along the longer side of the field; fewer for trajectories of more than _STEPS, which are longer
+_POINTS = (6, 16)  # along the longer side of the field: as many as 16 for trajectories of up to _STEPS, else fewer
 _STEPS = 10
 _HALO = (16, 18, 22, 190)  # around lines and points: seen on any background
 _LINE, _EDGE, _DOT = 1.8, 1.2, 2.4  # px: width of a line, of the halo on each side, radius of a start point
@@ -29,7 +29,8 @@ _FINER = 3  # drawn so many times as large, then averaged: smooth edges
 
 def grid(height: int, width: int, steps: int) -> NDArray[np.int64]:
     """Start points (n, 2), x and y in px of the field: evenly spaced, for trajectories of ``steps`` fields in all."""
-    points = _POINTS * min(1, math.sqrt(_STEPS / steps))
+    fewest, most = _POINTS
+    points = max(fewest, most * min(1, math.sqrt(_STEPS / steps)))
     spacing = math.ceil(max(height, width) / points)
     x = np.arange((width - 1) % spacing // 2, width, spacing)
     y = np.arange((height - 1) % spacing // 2, height, spacing)

@@ -19,6 +19,7 @@ from flowprep.wording import plural
 
 COLUMNS = 2  # panels side by side on a contact sheet of one video
 TILE_WIDTH = 900  # px
+MAX_TILES = 100  # of a sheet: with more, it is too large to look at
 
 
 class Series(Protocol):
@@ -61,6 +62,11 @@ def show_video(dataset: Dataset, video: str | int, target: Path, choice: Choice)
         write_video(target, panels, fps=max(1, round(series.fps or 25)), options={"crf": "18"})
     elif len(numbers := series.chosen or [series.numbers[len(series.numbers) // 2]]) == 1:
         save_png(target, series.panel(numbers[0], None))
+    elif len(numbers) > MAX_TILES:
+        raise UsageError(
+            f"{target}: {plural(len(numbers), series.unit)} on one sheet, {MAX_TILES} is the most: "
+            "choose fewer, or name an .mp4 file."
+        )
     else:
         tiles = [(f"{series.counted} {number}", series.panel(number, None)) for number in numbers]
         height, width = tiles[0][1].shape[:2]

@@ -15,13 +15,14 @@ The first six know nothing of datasets: arrays in, arrays out.
 
 from flowprep.stacks.assemble import gather_levels, of_planes, stack_fields
 from flowprep.stacks.optical_flow import bidirectional_flow_stack, mean_flow, optical_flow_stack
-from flowprep.stacks.reach import Reach, frames_of, reach
+from flowprep.stacks.reach import Reach, fields_needed, frames_of, reach
 from flowprep.stacks.trajectory import bidirectional_trajectory_stack, trajectory_stack
 
 __all__ = [
     "Reach",
     "bidirectional_flow_stack",
     "bidirectional_trajectory_stack",
+    "fields_needed",
     "frames_of",
     "gather_levels",
     "mean_flow",

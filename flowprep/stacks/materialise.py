@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from flowprep import flow, opencv
 from flowprep.config import Settings, StackConfig
 from flowprep.errors import Verdict, VideoError
-from flowprep.stacks import frames_of, of_planes, reach, stack_fields
+from flowprep.stacks import fields_needed, frames_of, of_planes, reach, stack_fields
 from flowprep.store.layout import ArrayName
 from flowprep.store.rows import StoredRows
 from flowprep.types import LedgerRow
+from flowprep.wording import plural
 
 Loaded = tuple[NDArray[np.float32], NDArray[np.float32]]  # fields (n, 2, H, W) and their means (n, 2), px
 Timer = Callable[[str], AbstractContextManager[None]]  # takes the CPU time of a stage
@@ -23,6 +24,8 @@ Timer = Callable[[str], AbstractContextManager[None]]  # takes the CPU time of a
 def chosen_frames(config: StackConfig, fields: int) -> list[int]:
     """The frames whose stacks are stored, of a video of so many fields."""
     possible = frames_of(config, fields)
+    if config.per_video == 1:
+        return list(possible[len(possible) // 2 :][:1])
     if config.per_video and possible:
         return sorted({int(frame) for frame in np.linspace(possible[0], possible[-1], config.per_video)})
     return list(possible[:: config.every or config.length])
@@ -70,13 +73,13 @@ class VideoStacks:
         if not frames:
             raise VideoError(
                 Verdict.TOO_SHORT,
-                f"its {self._fields} fields are too few for a stack of {config.length}; "
-                "--short repeat-last repeats the last one",
+                f"it has {plural(self._fields, 'field')}, a stack needs {fields_needed(config)}; "
+                "another dataset with --short repeat-last would repeat the last one",
             )
         for frame in frames:
             needed = reach(config, self._fields, frame)
             if len(set(needed.forward)) < len(needed.forward) or len(set(needed.backward)) < len(needed.backward):
-                self.note = f"{self._fields} fields, fewer than a stack has: the last ones are repeated"
+                self.note = f"{plural(self._fields, 'field')}, a stack needs {fields_needed(config)}: some are repeated"
             forward, means = self._forward.take(needed.forward)
             backward, backward_means = self._backward.take(needed.backward) if self._backward else (None, None)
             with self._time("stack"):

@@ -65,6 +65,12 @@ def reach(stacking: Stacking, fields: int, frame: int) -> Reach:
     return Reach(forward, backward)
 
 
+def fields_needed(stacking: Stacking) -> int:
+    """How many fields a video must have for one stack."""
+    lowest, highest = _ends(stacking)
+    return highest - lowest + 1
+
+
 def _ends(stacking: Stacking) -> tuple[int, int]:
     """The lowest and the highest of the offsets."""
     forward, backward = offsets(stacking)
@@ -75,5 +81,4 @@ def _possible(stacking: Stacking, fields: int, frames: range) -> str:
     stride = f" with a temporal stride of {stacking.temporal_stride}" if stacking.temporal_stride > 1 else ""
     if frames:
         return f"a video of {fields} fields has such stacks{stride} at the frames {frames[0]} to {frames[-1]}."
-    lowest, highest = _ends(stacking)
-    return f"a video of {fields} fields is too short, such a stack{stride} needs {highest - lowest + 1}."
+    return f"a video of {fields} fields is too short, such a stack{stride} needs {fields_needed(stacking)}."

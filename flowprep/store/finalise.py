@@ -42,7 +42,7 @@ FRAMES: dict[str, Any] = {
 SIDE_ATTRIBUTES: dict[str, dict[str, Any]] = {
     "scale": {"unit": "px per level"},
     "zero": {"unit": "level that stands for 0 px"},
-    "stats": {"unit": "px", "statistic": ["mean", "minimum", "maximum"], "of": "the original float32 flow"},
+    "stats": {"unit": "px", "statistic": ["mean", "minimum", "maximum"], "of": "the original float32 values"},
     "mean": {"unit": "px", "of": "the original float32 field that each channel was taken from, at the stored size"},
     "frame": {"unit": "number of a frame of the video, from 0", "of": "the stack"},
 }
@@ -118,6 +118,7 @@ def _root_attributes(plans: list[Plan], commits: list[Commit]) -> dict[str, Any]
                 "pixels": "v = (level - zero) * scale, with scale and zero of the same row and channel",
                 "grey": "full-range BT.601 luma",
                 "resize": "frames before flow: area average where they shrink, bicubic where they grow",
+                "stack": "channels u1, v1, u2, v2, ...; scale, zero and stats are of all u and of all v of a stack",
                 "empty rows": "rows that no video owns are not stored and read as the fill value",
             },
         }

@@ -49,7 +49,7 @@ class VideoRow:
 
     @property
     def reason(self) -> str:
-        """Why the status is not ok; "" if it is."""
+        """Why the status is not ok; "" if it is, unless fields had to be repeated for a stack."""
         return self.row.reason
 
     @property
@@ -184,7 +184,7 @@ class Dataset:
         if row.frames is None:
             how = "stacks have none" if self.settings.stack else "extract was run with --no-rgb"
             raise UsageError(f"{row.id}: its RGB frames were not stored ({how}).")
-        with naming(row.id, row.frames, "frame"):
+        with naming(row.frames, "frame", row.id):
             return self.rows.frames(*_placed(row.frames, start, stop))
 
     def close(self) -> None:
@@ -203,7 +203,7 @@ class Dataset:
         """Says of what is damaged whose it is."""
         row = self._row(video).row
         assert row.flow
-        return naming(row.id, row.flow, unit)
+        return naming(row.flow, unit, row.id)
 
     def _stack_rows(self, video: str | int, start: int, stop: int | None) -> tuple[ArrayName, int, int]:
         if self.settings.stack is None:

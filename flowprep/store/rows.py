@@ -35,16 +35,17 @@ class DamagedRowError(RefusedError):
 
 
 @contextmanager
-def naming(video: str, place: Placement, unit: str = "field") -> Iterator[None]:
+def naming(place: Placement, unit: str = "field", video: str = "") -> Iterator[None]:
     """Put before what is wrong with rows of ``place`` whose they are, and the number that the video counts them by."""
+    whose = f"{video}: " if video else ""
     try:
         yield
     except VideoError:
         raise
     except DamagedRowError as error:
-        raise RefusedError(f"{video}: {unit} {error.row - place.start}: {error}") from None
+        raise RefusedError(f"{whose}{unit} {error.row - place.start}: {error}") from None
     except RefusedError as error:
-        raise RefusedError(f"{video}: {error}") from None
+        raise RefusedError(f"{whose}{error}") from None
 
 
 class StoredRows:

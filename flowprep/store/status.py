@@ -27,6 +27,7 @@ class Status:
     """An extraction in numbers; times in seconds, None where nothing can be said."""
 
     path: str
+    unit: str  # what the rows are that ``fields`` counts: "field" or "stack"
     complete: bool  # all is committed, and the metadata for Zarr readers made from it
     shards: int  # planned
     shards_done: int
@@ -78,6 +79,7 @@ def status(store: LocalStore) -> Status:
     quiet = [now - scratch.changed() for scratch in store.scratches()]
     return Status(
         path=str(store.root),
+        unit=plans[-1].settings.unit,
         complete=not left and is_finalised(store, len(plans), len(commits)),
         shards=len(planned),
         shards_done=len(planned) - len(left),

@@ -22,8 +22,8 @@ import pytest
 
 from flowprep.cli import main
 from flowprep.config import ExtractConfig, FlowConfig, StorageConfig
+from flowprep.encode import read_row_file
 from flowprep.errors import ExitCode, Verdict
-from flowprep.extract import read_row_file
 from flowprep.records import seal
 from flowprep.run.product import resolve
 from flowprep.store import layout
