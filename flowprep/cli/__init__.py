@@ -21,7 +21,7 @@ COMMANDS = {
     "submit": "Extract on a cluster: plan, write a job of SLURM or Kubernetes, and submit it.",
     "status": "Say how far an extraction is: done, rate, time left, what to do next.",
     "info": "Say what is in a dataset: counts, sizes, settings, error bound, fingerprints.",
-    "show": "Draw a video of a dataset: frames, colour-wheel flow, the stored planes.",
+    "show": "Draw a video of a dataset: frames, colour-wheel flow, stacks, trajectories, the stored planes.",
     "verify": "Check a dataset: every video accounted for, counts, checksums, readability; or remove litter.",
     "doctor": "Say what works on this machine, and why the rest does not.",
     "demo": "Render clips with known motion, extract them, check the result. Or take your own clips.",
