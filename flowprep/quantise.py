@@ -72,25 +72,32 @@ def quantise(flow: NDArray[np.float32], config: StorageConfig) -> Quantised:
         zero = np.full((len(flow), 2), fixed.zero, np.float32)
     else:
         scale, zero = _field_range(stats[:, :, 1], stats[:, :, 2])
+    levels = np.empty(fields.shape, fixed.dtype if fixed else "uint8")
+    inverse = _inverse(scale)
+    work = np.empty(flow.shape[2:], np.float32)  # one plane at a time, which stays in the processor's cache
     with np.errstate(over="ignore"):  # beyond float32 is beyond every bound: clipped below
-        levels = fields * _of_each_plane(_inverse(scale))
-    if fixed and config.rounding == "round":
-        np.rint(np.add(levels, np.float32(127.5), out=levels), out=levels)
-    elif fixed and config.rounding == "trunc":
-        np.floor(np.add(levels, np.float32(127.5), out=levels), out=levels)
-    else:  # an integer zero is added after rounding, so that v and -v stay exact mirrors of each other
-        np.add(np.rint(levels, out=levels), _of_each_plane(zero), out=levels)
-    if fixed:  # the levels of a field's own range lie in [0, 255] by its scale and zero
-        np.clip(levels, fixed.lowest, fixed.highest, out=levels)
-    return Quantised(levels.astype(fixed.dtype if fixed else "uint8").reshape(flow.shape), scale, zero, stats)
+        for n, k, c in np.ndindex(fields.shape[:3]):
+            np.multiply(fields[n, k, c], inverse[n, c], out=work)
+            if fixed and config.rounding == "round":
+                np.rint(np.add(work, np.float32(127.5), out=work), out=work)
+            elif fixed and config.rounding == "trunc":
+                np.floor(np.add(work, np.float32(127.5), out=work), out=work)
+            else:  # an integer zero is added after rounding, so that v and -v stay exact mirrors of each other
+                np.add(np.rint(work, out=work), zero[n, c], out=work)
+            if fixed:  # the levels of a field's own range lie in [0, 255] by its scale and zero
+                np.clip(work, fixed.lowest, fixed.highest, out=work)
+            levels[n, k, c] = work
+    return Quantised(levels.reshape(flow.shape), scale, zero, stats)
 
 
 def dequantise(levels: NDArray[Any], scale: NDArray[np.float32], zero: NDArray[np.float32]) -> NDArray[np.float32]:
     """Levels (N, 2L, H, W) with their (N, 2) scale and zero back to px, float32."""
-    values = levels.astype(np.float32, order="C")
-    fields = _by_component(values)
-    fields -= _of_each_plane(zero)
-    fields *= _of_each_plane(scale)
+    values = np.empty(levels.shape, np.float32)
+    for n, c in np.ndindex(levels.shape[:2]):  # plane by plane, each in the processor's cache
+        plane = values[n, c]
+        plane[:] = levels[n, c]
+        plane -= zero[n, c % 2]
+        plane *= scale[n, c % 2]
     return values
 
 
@@ -98,11 +105,6 @@ def _by_component(stacks: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, 2L, H, W) as (N, L, 2, H, W)."""
     count, channels, height, width = stacks.shape
     return stacks.reshape(count, channels // 2, 2, height, width)
-
-
-def _of_each_plane(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, 2) values of u and v, to go with (N, L, 2, H, W)."""
-    return values[:, None, :, None, None]
 
 
 def _statistics(fields: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -156,8 +156,9 @@ def _pairs(name: str, array: Floats | None, count: int) -> Floats:
 
 
 def _lines(fields: NDArray[T]) -> NDArray[T]:
-    """(n, 2, H * W)."""
-    return _constant(fields).reshape(*fields.shape[:2], -1)
+    """(n, 2, H * W), of a single pixel two: the kernels read pairs."""
+    lines = fields.reshape(*fields.shape[:2], -1)
+    return _constant(lines if lines.shape[2] > 1 else np.repeat(lines, 2, axis=2))
 
 
 def _constant(array: NDArray[T]) -> NDArray[T]:

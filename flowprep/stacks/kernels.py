@@ -11,33 +11,54 @@ from collections.abc import Callable
 import numpy as np
 
 from flowprep.flow.cpu.compiling import ensure_compiled, inline, kernel
+from flowprep.flow.cpu.pairs import copy_pair
 
 
 @inline
 def sample(field, width, x, y, at, corners, u, v):
     """Bilinear values of ``field`` (2, H * W) at the positions ``x``, ``y``, which lie inside it, into ``u`` and ``v``.
 
-    A position on a pixel gives exactly its value, also in the last column and row, whose neighbour is the pixel itself.
-    ``at`` (4, n) and ``corners`` (8, n) are scratch: apart from the reading, the compiler makes vectors of the rest.
+    ``at`` (2, n) and ``corners`` (4, 2 n) are scratch: apart from the reading, the compiler makes vectors of the rest.
+    A pixel and its right neighbour are read at once, u and v, above and below:
+
+        corners    0: u above    1: u below    2: v above    3: v below    (left, right) of one position after the other
+        at         0: above      1: below
+
+    A position on a pixel gives exactly its value. In the last column the neighbour is another line's, which then counts
+    nothing; at the very end of the field there is none, and the pair begins one earlier.
     """
     plane_u, plane_v = field[0], field[1]
-    columns, right, bottom = np.int32(width), np.int32(width - 1), np.int32(len(plane_u) // width - 1)
+    columns, bottom = np.int32(width), np.int32(len(plane_u) // width - 1)
+    last = np.int32(len(plane_u) - 2)
     for i in range(len(x)):
         x0, y0 = np.int32(x[i]), np.int32(y[i])
-        here = np.uint32(y0 * columns + x0)
-        below = here + np.uint32(columns if y0 < bottom else 0)
-        aside = np.uint32(x0 < right)
-        at[0, i], at[1, i], at[2, i], at[3, i] = here, here + aside, below, below + aside
-    for corner in range(4):
-        for i in range(len(x)):
-            corners[corner, i] = plane_u[at[corner, i]]
-            corners[corner + 4, i] = plane_v[at[corner, i]]
+        here = y0 * columns + x0
+        below = here + (columns if y0 < bottom else np.int32(0))
+        at[0, i], at[1, i] = here if here < last else last, below if below < last else last
     for i in range(len(x)):
-        along, down = x[i] - np.float32(np.int32(x[i])), y[i] - np.float32(np.int32(y[i]))
-        upper, lower = between(corners[0, i], corners[1, i], along), between(corners[2, i], corners[3, i], along)
+        above, below = np.intp(at[0, i]), np.intp(at[1, i])
+        copy_pair(plane_u, above, corners[0], 2 * i)
+        copy_pair(plane_u, below, corners[1], 2 * i)
+        copy_pair(plane_v, above, corners[2], 2 * i)
+        copy_pair(plane_v, below, corners[3], 2 * i)
+    for i in range(len(x)):
+        x0, y0 = np.int32(x[i]), np.int32(y[i])
+        along, down = x[i] - np.float32(x0), y[i] - np.float32(y0)
+        here = y0 * columns + x0
+        below = here + (columns if y0 < bottom else np.int32(0))
+        upper = between(left(corners[0], i, here > last), corners[0, 2 * i + 1], along)
+        lower = between(left(corners[1], i, below > last), corners[1, 2 * i + 1], along)
         u[i] = between(upper, lower, down)
-        upper, lower = between(corners[4, i], corners[5, i], along), between(corners[6, i], corners[7, i], along)
+        upper = between(left(corners[2], i, here > last), corners[2, 2 * i + 1], along)
+        lower = between(left(corners[3], i, below > last), corners[3, 2 * i + 1], along)
         v[i] = between(upper, lower, down)
+
+
+@inline
+def left(pairs, i, at_end):
+    """The left pixel of pair ``i``; the right one of the pair that begins one earlier."""
+    first, second = pairs[2 * i], pairs[2 * i + 1]
+    return second if at_end else first
 
 
 @inline
@@ -49,7 +70,7 @@ def between(a, b, share):
 def scratch(n, fields):
     """Room for a line of n positions, the values there, and what :func:`sample` needs."""
     line = np.empty((4, n), np.float32)
-    return line[0], line[1], line[2], line[3], np.empty((4, n), np.uint32), np.empty((8, n), fields.dtype)
+    return line[0], line[1], line[2], line[3], np.empty((2, n), np.int32), np.empty((4, 2 * n), fields.dtype)
 
 
 @inline
@@ -71,7 +92,13 @@ def follow(fields, width, stride, means, out):
         for i in range(width):
             x[i], y[i] = i, row
         for k in range(len(fields)):
-            sample(fields[k], width, x, y, at, corners, u, v)
+            if k == 0:  # on the pixels themselves
+                u[:], v[:] = (
+                    fields[0, 0, row * width : (row + 1) * width],
+                    fields[0, 1, row * width : (row + 1) * width],
+                )
+            else:
+                sample(fields[k], width, x, y, at, corners, u, v)
             if k % stride == 0:
                 plane = 2 * (k // stride)
                 to_u, to_v = out[plane, row], out[plane + 1, row]

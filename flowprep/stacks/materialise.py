@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,31 +88,47 @@ class VideoStacks:
             yield frame, stack, of_planes(config, means, backward_means)
 
 
-class _Window:
-    """The fields that the stack at hand needs: each is loaded once while the frame goes on."""
+class _Fields(Protocol):
+    """Where fields come from."""
 
-    def __init__(self, load: Callable[[int, int], Loaded]) -> None:
-        self._load = load
-        self._first = self._end = 0  # numbers of the fields at hand
-        self._fields: NDArray[np.float32] | None = None
-        self._means: NDArray[np.float32] | None = None
+    size: tuple[int, int]  # (width, height) px
+
+    def load(self, first: int, last: int, out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Fields first..last-1 into ``out`` (n, 2, H, W); their means (n, 2). All in px."""
+        ...
+
+
+class _Window:
+    """The fields that the stack at hand needs: each is loaded once while the frame goes on, and seldom moved."""
+
+    def __init__(self, source: _Fields) -> None:
+        self._source = source
+        self._first = self._end = 0  # numbers of the fields at hand, the first of them at ``_at`` in the arrays
+        self._at = 0
+        self._fields = np.empty((0, 2, source.size[1], source.size[0]), np.float32)
+        self._means = np.empty((0, 2), np.float32)
 
     def take(self, numbers: Sequence[int]) -> Loaded:
         """Fields by number, in that order. None may be smaller than the smallest of the last call."""
         low, high = min(numbers), max(numbers) + 1
-        if self._fields is None or self._means is None or low >= self._end:
-            self._fields, self._means = self._load(low, high)
-        else:
-            self._fields, self._means = self._fields[low - self._first :], self._means[low - self._first :]
-            if high > self._end:
-                fields, means = self._load(self._end, high)
-                self._fields = np.concatenate([self._fields, fields])
-                self._means = np.concatenate([self._means, means])
-        self._first, self._end = low, low + len(self._fields)
-        if list(numbers) == list(range(low, self._end)):
-            return self._fields, self._means
-        at = np.array(numbers) - low
-        return self._fields[at], self._means[at]
+        if len(self._fields) < high - low:  # at the first call: all stacks need as many
+            self._fields = np.empty((2 * (high - low), *self._fields.shape[1:]), np.float32)
+            self._means = np.empty((len(self._fields), 2), np.float32)
+        kept = range(low, max(low, self._end))
+        start = self._at + low - self._first if kept else 0
+        if start + high - low > len(self._fields):
+            for array in (self._fields, self._means):
+                array[: len(kept)] = array[start : start + len(kept)]
+            start = 0
+        if high > kept.stop:
+            new = slice(start + len(kept), start + high - low)
+            self._means[new] = self._source.load(kept.stop, high, self._fields[new])
+        self._first, self._end, self._at = low, max(high, kept.stop), start
+        at = start - low
+        if list(numbers) == list(range(low, high)):
+            return self._fields[start : at + high], self._means[start : at + high]
+        chosen = np.array(numbers) + at
+        return self._fields[chosen], self._means[chosen]
 
 
 class _Stored:
@@ -122,14 +139,22 @@ class _Stored:
         self._rows = rows
         self._array = ArrayName.parse(source.flow.array).turned(kind)
         self._start = source.flow.start
-        self._size = config.target_size()
+        self.size = config.target_size() or (self._array.width, self._array.height)
         self._time = time
 
-    def __call__(self, first: int, last: int) -> Loaded:
+    def load(self, first: int, last: int, out: NDArray[np.float32]) -> NDArray[np.float32]:
         at = (self._array, self._start + first, self._start + last)
         with self._time("decode"):
-            means = self._rows.side(self._array, "stats", *at[1:])[:, :, 0]
-            return resized(self._rows.flow(*at), means, self._size)
+            scale, zero, stats = (self._rows.side(self._array, side, *at[1:]) for side in ("scale", "zero", "stats"))
+            growth = growth_of(self._array, self.size)
+            px = scale * growth  # for a level, at the new size
+            for i, levels in enumerate(self._rows.levels(*at)):
+                for c, plane in enumerate(levels):  # each in the processor's cache; pixels of the result may be fewer
+                    resize(plane.astype(np.float32), out[i, c])
+                    out[i, c] -= zero[i, c]
+                    out[i, c] *= px[i, c]
+        means: NDArray[np.float32] = stats[:, :, 0] * growth
+        return means
 
 
 class _Computed:
@@ -142,55 +167,57 @@ class _Computed:
         self._rows = rows
         self._images = ArrayName.parse(source.frames.array)
         self._start = source.frames.start
-        field = ArrayName.parse(source.flow.array)
-        self._flow_size = (field.width, field.height)
-        self._size = settings.stack.target_size()
+        self._field = ArrayName.parse(source.flow.array)
+        self._flow_size = (self._field.width, self._field.height)
+        self.size = settings.stack.target_size() or self._flow_size
         self._time = time
         chosen = settings.flow
         self._algorithm = flow.get(chosen.method, chosen.backend, **chosen.parameters)
         self._alive = alive
 
-    def __call__(self, first: int, last: int) -> Loaded:
-        parts = []
+    def load(self, first: int, last: int, out: NDArray[np.float32]) -> NDArray[np.float32]:
+        means = []
+        growth = growth_of(self._field, self.size)
         at_once = self._algorithm.pairs_in_a_second(*self._flow_size[::-1])
         for start in range(first, last, at_once):
-            parts.append(self._part(start, min(last, start + at_once)))
+            stop = min(last, start + at_once)
+            with self._time("decode"):
+                greys = self._greys(start, stop + 1)
+            with self._time("flow"):
+                fields = self._algorithm.backward(greys)
+            for field, target in zip(fields, out[start - first : stop - first], strict=True):
+                for plane, small, factor in zip(field, target, growth, strict=True):
+                    resize(plane, small)
+                    small *= factor
+                means.append(field.mean(axis=(1, 2), dtype=np.float64) * growth)
             self._alive()
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        return np.array(means, np.float32)
 
-    def _part(self, first: int, last: int) -> Loaded:
+    def _greys(self, first: int, last: int) -> NDArray[np.uint8]:
+        """Frames first..last-1 as grey levels at the size of the stored fields."""
         cv2 = opencv.load()
-        with self._time("decode"):
-            images = self._rows.frames(self._images, self._start + first, self._start + last + 1)
-            greys = np.empty((len(images), *self._flow_size[::-1]), np.uint8)
-            for image, grey in zip(images, greys, strict=True):
-                small = cv2.resize(
-                    np.ascontiguousarray(image.transpose(1, 2, 0)),
-                    self._flow_size,
-                    interpolation=cv2.INTER_AREA if image.shape[1] > self._flow_size[1] else cv2.INTER_CUBIC,
-                )
-                cv2.cvtColor(small, cv2.COLOR_RGB2GRAY, grey)
-        with self._time("flow"):
-            fields = self._algorithm.backward(greys)
-            means = fields.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)
-        with self._time("decode"):
-            return resized(fields, means, self._size)
+        images = self._rows.frames(self._images, self._start + first, self._start + last)
+        greys = np.empty((len(images), *self._flow_size[::-1]), np.uint8)
+        method = cv2.INTER_AREA if images.shape[2] > self._flow_size[1] else cv2.INTER_CUBIC
+        for image, grey in zip(images, greys, strict=True):
+            rgb = np.ascontiguousarray(image.transpose(1, 2, 0))
+            cv2.cvtColor(cv2.resize(rgb, self._flow_size, interpolation=method), cv2.COLOR_RGB2GRAY, grey)
+        return greys
 
 
-def resized(fields: NDArray[np.float32], means: NDArray[np.float32], size: tuple[int, int] | None) -> Loaded:
-    """Fields (n, 2, H, W) and means (n, 2) at ``size`` (width, height) px: values grow and shrink with the axes.
+def growth_of(array: ArrayName, size: tuple[int, int]) -> NDArray[np.float32]:
+    """(2,): factors by which u and v grow when fields of ``array`` are resized to ``size`` (width, height) px."""
+    return np.array([size[0] / array.width, size[1] / array.height], np.float32)
+
+
+def resize(plane: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """``plane`` (H, W) at the size of ``out`` (h, w), its values as they are.
 
     Bilinear; area average where an axis shrinks to less than half, of which bilinear sampling would leave values out.
     """
-    height, width = fields.shape[2:]
-    if size is None or size == (width, height):
-        return fields, means
+    if out.shape == plane.shape:
+        out[:] = plane
+        return
     cv2 = opencv.load()
-    factors = (size[0] / width, size[1] / height)  # of u and of v
-    method = cv2.INTER_AREA if min(factors) < 0.5 else cv2.INTER_LINEAR
-    out = np.empty((len(fields), 2, size[1], size[0]), np.float32)
-    for field, target in zip(fields, out, strict=True):
-        for component in range(2):
-            cv2.resize(field[component], size, target[component], interpolation=method)
-            target[component] *= factors[component]
-    return out, means * np.array(factors, np.float32)
+    halved = any(2 * new < old for new, old in zip(out.shape, plane.shape, strict=True))
+    cv2.resize(plane, out.shape[::-1], out, interpolation=cv2.INTER_AREA if halved else cv2.INTER_LINEAR)
