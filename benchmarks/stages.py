@@ -1,6 +1,7 @@
-"""Where does the time go? One extraction, CPU seconds by stage and what is left over.
+"""Where does the time go? One run of extract, stack or transcode, CPU seconds by stage and what is left over.
 
-    python -m benchmarks.stages VIDEOS... -- [options of flowprep extract]
+    python -m benchmarks.stages VIDEOS -- [options of flowprep extract]
+    python -m benchmarks.stages --command stack DATASET -- [options of flowprep stack]
 
 Stages are measured inside the decoding processes; "start-up" is what a run without any work costs (the imports of the
 driver and of each process); "other" is the rest of all CPU time: files, checksums, handing out work.
@@ -34,14 +35,16 @@ def cpu_seconds(command: list[str]) -> tuple[float, float]:
     return cpu, time.perf_counter() - start
 
 
-def measure(source: str, options: list[str], workers: int) -> dict[str, Any]:
+def measure(command: str, source: str, options: list[str], workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.zarr"
-        cpu, wall = cpu_seconds([*COMMAND, "extract", source, str(out), "--quiet", "--workers", str(workers), *options])
+        cpu, wall = cpu_seconds([*COMMAND, command, source, str(out), "--quiet", "--workers", str(workers), *options])
         stages: dict[str, float] = {}
-        fields = 0
+        fields, at_work = 0, 0.0
         for path in (out / ".flowprep/commits").iterdir():
-            for row in json.loads(path.read_bytes())["rows"]:
+            commit = json.loads(path.read_bytes())
+            at_work += commit["seconds"]
+            for row in commit["rows"]:
                 fields += row["flow"]["length"] if row["flow"] else 0
                 for stage, seconds in row["seconds"].items():
                     stages[stage] = stages.get(stage, 0.0) + seconds
@@ -52,6 +55,7 @@ def measure(source: str, options: list[str], workers: int) -> dict[str, Any]:
     return {
         "fields": fields,
         "wall_seconds": wall,
+        "shard_seconds": at_work,
         "cpu_seconds": cpu,
         "startup_seconds": startup,
         "stages": stages,
@@ -62,18 +66,22 @@ def measure(source: str, options: list[str], workers: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--command", choices=("extract", "stack", "transcode"), default="extract")
     parser.add_argument("source")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options, extra = parser.parse_known_args()
-    result = measure(options.source, [item for item in extra if item != "--"], options.workers)
+    result = measure(options.command, options.source, [item for item in extra if item != "--"], options.workers)
     work = result["cpu_seconds"] - result["startup_seconds"]
-    print("| stage | CPU s | ms a field | share |")
+    unit = "stack" if options.command == "stack" else "field"
+    print(f"| stage | CPU s | ms a {unit} | share |")
     print("|---|---|---|---|")
     for stage, seconds in [*result["stages"].items(), ("other", result["other_seconds"])]:
         print(f"| {stage} | {seconds:.1f} | {seconds / result['fields'] * 1e3:.2f} | {seconds / work:.1%} |")
-    print(f"{result['fields']} fields, {options.workers} workers, {result['wall_seconds']:.1f} s wall time")
-    share = f"decode, flow and encode are {result['share']:.1%} of CPU time"
+    print(f"{result['fields']} {unit}s, {options.workers} workers, {result['wall_seconds']:.1f} s wall time")
+    per_core = result["fields"] / result["shard_seconds"], result["fields"] / work
+    print(f"after start-up {per_core[0]:.1f} {unit}s a second of a worker, {per_core[1]:.1f} a second of CPU time")
+    share = f"the stages are {result['share']:.1%} of CPU time"
     print(f"start-up {result['startup_seconds']:.1f} s; after it {share}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowprep.plan import Estimate, Plan, make_plan
+from flowprep.plan import BLOCK, Estimate, Plan, make_plan
 from flowprep.run.product import Product
 from flowprep.store.commits import Commit
 from flowprep.store.layout import ArrayName, parse_block_key
+from flowprep.store.shardfile import INDEX_BYTES
 from flowprep.types import Video
 
 RATIOS = {"jpeg": 60.0, "htj2k": 140.0, "blosc": 17.0}  # float32 bytes of a field to stored bytes, by codec
@@ -39,9 +40,13 @@ class Expectation:
 
     @property
     def bytes(self) -> int:
-        """Expected size of the dataset."""
+        """Expected size of the dataset: rows, and what each block file takes besides."""
         settings = self.plan.settings
         total = 0.0
+        for shard in self.plan.shards:
+            for name, run in shard.blocks.items():
+                sides = sum(math.prod(side.shape) for side in ArrayName.parse(name).sides.values())
+                total += run.count * (INDEX_BYTES + 4 * BLOCK * sides)
         for guess in self.estimates:
             for array in map(ArrayName.parse, guess.rows):
                 if array.is_rgb:
