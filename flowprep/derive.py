@@ -60,7 +60,7 @@ class Deriver:
         array = ArrayName.parse(source.flow.array)
         row = replace(source, flow=None, frames=None, flow_bytes=0, frames_bytes=0, attempt=1)
         try:
-            with naming(source.flow):
+            with naming(source.flow.start):
                 if self.settings.stack and array.kind != "stack":
                     row = replace(row, **self._stacks(rows, source, writer, stages, progress))
                 else:
@@ -106,8 +106,7 @@ class Deriver:
     ) -> None:
         assert source.flow
         name = ArrayName.parse(source.flow.array)
-        both = self.settings.flow.direction == "both" and name.kind != "stack"
-        for array in [name.turned("flow"), name.turned("flow_backward")] if both else [name]:
+        for array in name.directions(self.settings.flow.direction):
             for first, last in _parts(source.flow):
                 with stages.time("decode"):
                     flow = rows.flow(array, first, last)
@@ -119,7 +118,7 @@ class Deriver:
         if source.frames and self.settings.storage.rgb:
             images = ArrayName.parse(source.frames.array)
             for first, last in _parts(source.frames):
-                for payload in rows.payloads(images, first, last):
+                for payload in rows.payloads(images, range(first, last)):
                     writer.payload(images, payload)
                 progress(0)
 

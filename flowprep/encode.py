@@ -18,6 +18,7 @@ from flowprep.config import StorageConfig
 from flowprep.flow.metrics import end_point_error
 from flowprep.quantise import dequantise, quantise
 from flowprep.store.blobs import store_error
+from flowprep.store.checksums import with_checksum
 from flowprep.store.layout import ArrayName
 from flowprep.types import Placement
 
@@ -26,7 +27,8 @@ WRITE_BYTES = 2**20  # that go to the disk at once: a system call for each row w
 
 
 class RowFile:
-    """The encoded rows of one video for one array: payloads in one file, lengths and side values in another."""
+    """The encoded rows of one video for one array: payloads in one file, each with its checksum behind it; lengths and
+    side values in another."""
 
     def __init__(self, folder: Path, array: ArrayName) -> None:
         self.array = array
@@ -42,12 +44,13 @@ class RowFile:
 
     def append(self, payload: bytes, **sides: Any) -> None:
         """One more row; ``sides`` has a value for each side array, of the shape of one row."""
+        stored = with_checksum(payload)
         try:
-            self._file.write(payload)
+            self._file.write(stored)
         except OSError as error:
             raise store_error(self._payload, error) from error
         self._hash.update(len(payload).to_bytes(8, "little") + payload)
-        self._lengths.append(len(payload))
+        self._lengths.append(len(stored))
         for name, values in self._sides.items():
             value = np.asarray(sides[name], self.array.sides[name].dtype)
             self._hash.update(value.tobytes())

@@ -54,8 +54,7 @@ class Extractor:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        chosen = settings.flow
-        self.algorithm = flow.get(chosen.method, chosen.backend, **chosen.parameters)
+        self.algorithm = flow.configured(settings.flow)
 
     def extract(self, path: Path, id: str, folder: Path, progress: Callable[[int], None]) -> LedgerRow:
         """Write the encoded rows of the video at ``path`` into ``folder`` and describe it.

@@ -52,6 +52,13 @@ def from_mapping(cls: type[T], tree: Any, where: str, prefix: str = "") -> T:
         raise UsageError(f"{where}: {error}") from None
 
 
+def check_choices(config: Any) -> None:
+    """Raises UsageError, naming the key, where a field of the dataclass ``config`` is none of its choices."""
+    for item in dataclasses.fields(config):
+        if choices := item.metadata.get("choices"):
+            checked(getattr(config, item.name), str, choices, item.name)
+
+
 def checked(value: Any, hint: Any, choices: tuple[str, ...], where: str) -> Any:
     """``value`` as the type of its field; raises UsageError naming ``where``."""
     kind = typing.get_origin(hint) or hint

@@ -30,6 +30,7 @@ from flowprep.plan import BLOCK, Allocator, Plan
 from flowprep.sandbox import STOP, Limits, Sandbox
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore, store_error
+from flowprep.store.checksums import with_checksum
 from flowprep.store.commits import Commit, committed_shards, tally
 from flowprep.store.layout import ArrayName
 from flowprep.store.shardfile import ShardWriter
@@ -224,8 +225,7 @@ class BlockFiles:
         flow = self._placed(row.flow)
         frames = self._placed(row.frames) if row.frames else None
         name = ArrayName.parse(flow.array)
-        both = self.plan.settings.flow.direction == "both" and name.kind != "stack"
-        for array in [name.turned("flow"), name.turned("flow_backward")] if both else [name]:
+        for array in name.directions(self.plan.settings.flow.direction):
             self._copy(array, flow.start, folder)
         if frames:
             self._copy(ArrayName.parse(frames.array), frames.start, folder)
@@ -273,7 +273,7 @@ class BlockFiles:
                 files.append((StoredFile(layout.shard_key(array, number), size, digest), block.writer.path))
                 for side, values in block.sides.items():
                     path = self.folder / f"{array}.{number}.{side}"
-                    data = values.tobytes()
+                    data = with_checksum(values.tobytes())
                     path.write_bytes(data)
                     name = layout.side_key(ArrayName.parse(array), side, number)
                     files.append((StoredFile(name, len(data), hashlib.sha256(data).hexdigest()), path))

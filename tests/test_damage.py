@@ -183,7 +183,7 @@ def test_rows_that_do_not_decode_are_found_only_by_reading_all(out: Path) -> Non
     assert faults(out) == []
     (found,) = faults(out, full=True)
     assert found == (
-        f"{row.id}: field 1: {out / key}: row {row.flow.start + 1} of {row.flow.array}: stored data is not a JPEG image"
+        f"{row.id}: field 1: {out / key}: row {row.flow.start + 1} of {row.flow.array}: damaged: its checksum is wrong"
     )
 
 
@@ -258,8 +258,8 @@ def test_any_changed_byte_of_a_record_is_found(whole: Path, key: str, data: st.D
         b"\xff\xfe",
         b'"text"',
         b"[" * 100_000,
-        b'{"format":1}',
-        b'{"format":1,"sha256":""}',
+        b'{"format":2}',
+        b'{"format":2,"sha256":""}',
     ],
     ids=lambda data: repr(data[:20]),
 )
@@ -277,7 +277,7 @@ def test_what_is_no_record_is_refused_by_name(out: Path, key: str, data: bytes) 
 def test_another_format_is_named(out: Path) -> None:
     tree = json.loads((out / PLAN).read_bytes())
     (out / PLAN).write_text(json.dumps({**tree, "format": 99}))
-    with pytest.raises(RefusedError, match=f"{out / PLAN}: dataset format 99, this flowprep reads format 1"):
+    with pytest.raises(RefusedError, match=f"{out / PLAN}: dataset format 99, this flowprep reads format 2"):
         flowprep.open(out)
 
 

@@ -323,7 +323,7 @@ def test_damage_of_the_source_is_the_failure_of_one_video(source: Path, tmp_path
     place = Dataset(source).videos[CLIP].row.flow
     assert place
     payloads = Dataset(source).rows.payloads
-    third = payloads(ArrayName.parse(place.array), place.start + 2, place.start + 3)[0]
+    third = payloads(ArrayName.parse(place.array), [place.start + 2])[0]
 
     def blank(data: bytearray) -> None:
         at = data.index(third)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
+from flowprep.store.checksums import with_checksum
 from flowprep.store.shardfile import SLOTS, ShardWriter
 from flowprep.store.zarr_codec import encoding
 from tests.test_codecs_contract import STORAGES, stored
@@ -59,7 +60,7 @@ def test_stock_zarr_reads_every_codec(stock: Path, tmp_path: Path) -> None:
             (path / "c/0/0/0").mkdir(parents=True)
             writer = ShardWriter(path / "c/0/0/0/0")
             _, payload, expected[name] = stored(codec, shape)
-            writer.append(SLOT, payload)
+            writer.append(SLOT, with_checksum(payload))
             writer.finish()
     read = subprocess.run([stock, "-I", "-c", READ, tmp_path / "out.zarr", *expected], capture_output=True, check=False)
     assert read.returncode == 0, read.stderr.decode(errors="replace")

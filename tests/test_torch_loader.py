@@ -19,13 +19,11 @@ from flowprep.stacks.torch_loader import (  # noqa: E402 - it needs torch
     TENSORS,
     Epochs,
     TensorBatch,
-    TestVideos,
+    VideosForTesting,
     data_loader,
     tensors,
     to_pixels,
 )
-
-TestVideos.__test__ = False
 
 
 def stack_loader(codec: str = "jpeg", stacking: Stacking | None = STACKING, **options: object) -> StackLoader:
@@ -85,7 +83,7 @@ def test_integers_travel() -> None:
 
 def test_tests_of_whole_videos() -> None:
     loader = stack_loader()
-    videos = TestVideos(loader)
+    videos = VideosForTesting(loader)
     assert len(videos) == 5
     assert videos[1].levels.shape[:2] == (25, 8)
     assert set(videos[1].videos.tolist()) == {1}

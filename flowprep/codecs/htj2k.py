@@ -1,12 +1,11 @@
 """HTJ2K (High-Throughput JPEG 2000, ISO/IEC 15444-15): levels of 16 bits, all channels in one codestream.
 
 The irreversible 9/7 wavelet transform, five decompositions, one step for all coefficients (relative to their share in
-the error of the image). Neither a range nor a table belongs to a field: the step is a length in px. A payload is
+the error of the image). Neither a range nor a table belongs to a field: the step is a length in px.
 
-    | codestream | CRC-32C of it, uint32 little-endian |
-
-because the decoder notices hardly any damage, and what it makes of it is not harmless: in front of it stand the
-checksum, against accidents, and a comparison of the headers with those that flowprep writes, against forgeries.
+The decoder notices hardly any damage, and what it makes of it is not harmless. In front of it stand the checksum of the
+row (flowprep/store/checksums.py), against accidents, and a comparison of the headers with those that flowprep writes,
+against forgeries.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import re
 import struct
 from typing import Any
 
-import google_crc32c
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
@@ -48,17 +46,12 @@ class Htj2kCodec:
         self.level = level
 
     def encode(self, levels: NDArray[Any], scale: NDArray[np.float32]) -> bytes:  # noqa: ARG002 - one for all fields
-        stream = encode_image(levels, self.level)
-        checksum: int = google_crc32c.value(stream)
-        return stream + checksum.to_bytes(4, "little")
+        return encode_image(levels, self.level)
 
     def decode(
         self, payload: bytes | memoryview, shape: tuple[int, int, int], out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
-        stream = bytes(payload[:-4])
-        if google_crc32c.value(stream) != int.from_bytes(payload[-4:], "little"):
-            raise RefusedError("a stored HTJ2K image is damaged: its checksum is wrong")
-        return decode_image(stream, shape, out)
+        return decode_image(bytes(payload), shape, out)
 
 
 def encode_image(levels: NDArray[np.uint16], level: float) -> bytes:

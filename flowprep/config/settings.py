@@ -13,7 +13,7 @@ from flowprep.config.stack import StackConfig
 from flowprep.config.storage import StorageConfig
 from flowprep.schema import checked, from_mapping
 
-FORMAT_VERSION = 1  # of the dataset on disk; a change that alters stored bytes raises it
+FORMAT_VERSION = 2  # of the dataset on disk; a change that alters stored bytes raises it
 LIMITS = ("max_pixels", "max_frames")  # keys of the section video that shape no number
 
 

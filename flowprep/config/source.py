@@ -7,7 +7,7 @@ from typing import Any
 
 from flowprep.config.sizes import JPEG_SIDE, MIN_SIDE, parse_size, scaled
 from flowprep.errors import UsageError
-from flowprep.schema import setting
+from flowprep.schema import check_choices, setting
 
 MAX_FRAMES = 10**9  # of one video: row numbers of a whole dataset must fit 64 bits
 METHODS = ("tvl1", "brox", "deepflow", "dis", "farneback")
@@ -83,6 +83,7 @@ class FlowConfig:
     )
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name, value in self.parameters.items():
             if not isinstance(name, str) or not isinstance(value, str | int | float):
                 raise UsageError(f"--set {self.method}.{name}: give a number, a word or true or false.")

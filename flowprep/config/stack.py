@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flowprep.config.sizes import parse_size
 from flowprep.config.source import MAX_FRAMES
 from flowprep.errors import UsageError
-from flowprep.schema import setting
+from flowprep.schema import check_choices, setting
 
 STACK_KINDS = ("flow", "trajectory")
 ANCHORS = ("start", "centre")
@@ -36,6 +36,7 @@ class Stacking:
     )
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 1 <= self.length <= MAX_LENGTH:
             raise UsageError(f"--length {self.length}: give 1 to {MAX_LENGTH} fields.")
         if not 1 <= self.temporal_stride <= MAX_STRIDE:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flowprep.config.sizes import JPEG_SIDE, MIN_SIDE, scaled
 from flowprep.errors import UsageError
-from flowprep.schema import setting
+from flowprep.schema import check_choices, setting
 
 CODECS = ("jpeg", "htj2k", "blosc")
 RANGES = ("field", "fixed")
@@ -45,6 +45,7 @@ class StorageConfig:
     rgb_quality: int = setting(90, "JPEG quality of the RGB frames, 1 to 100.", metavar="Q")
 
     def __post_init__(self) -> None:
+        check_choices(self)
         defaults = {item.name: item.default for item in dataclasses.fields(self)}
         for name, what in self._idle().items():
             if getattr(self, name) != defaults[name]:

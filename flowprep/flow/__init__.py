@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flowprep.config import METHODS, MIN_SIDE
+from flowprep.config import METHODS, MIN_SIDE, FlowConfig
 from flowprep.errors import RefusedError, UsageError, Verdict, VideoError, did_you_mean
 
 # Backends of each method, the preferred one first: name -> "module:class".
@@ -205,6 +205,11 @@ def get(method: str, backend: str | None = None, **parameters: Any) -> FlowAlgor
     """A flow algorithm, ready to run: ``get("dis", preset="medium").flow(frames)``."""
     algorithm = find(method, backend)
     return algorithm(algorithm.parameters_type.of(method, parameters, algorithm.backend))
+
+
+def configured(config: FlowConfig) -> FlowAlgorithm:
+    """The flow algorithm that settings name."""
+    return get(config.method, config.backend, **config.parameters)
 
 
 def _load(path: str) -> type[FlowAlgorithm]:

@@ -115,7 +115,7 @@ class StacksOfFields(Derived):
     def seconds(self, guess: Estimate) -> float:
         total = 2 * guess.pixels * (guess.decoded * DECODE_SECONDS + guess.fields * self._stack.length * STACK_SECONDS)
         if self.settings.computes_flow:
-            total += guess.decoded * self._algorithm().seconds_per_megapixel() * guess.pixels / 1e6
+            total += guess.decoded * flow.configured(self.settings.flow).seconds_per_megapixel() * guess.pixels / 1e6
         return total
 
     def warm(self, say: Callable[[str], None]) -> None:
@@ -124,11 +124,7 @@ class StacksOfFields(Derived):
 
             warm(say)
         if self.settings.computes_flow:
-            self._algorithm().warm(say)
-
-    def _algorithm(self) -> flow.FlowAlgorithm:
-        chosen = self.settings.flow
-        return flow.get(chosen.method, chosen.backend, **chosen.parameters)
+            flow.configured(self.settings.flow).warm(say)
 
 
 class Transcoded(Derived):

@@ -100,13 +100,9 @@ class FlowOfVideos(Product):
         return [estimate(video, probe, self.settings) for video, probe in zip(videos, probes, strict=True)]
 
     def seconds(self, guess: Estimate) -> float:
-        each = self._algorithm().seconds_per_megapixel() * (guess.pixels or USUAL_PIXELS) / 1e6
+        each = flow.configured(self.settings.flow).seconds_per_megapixel() * (guess.pixels or USUAL_PIXELS) / 1e6
         directions = 2 if self.settings.flow.direction == "both" else 1
         return guess.fields * each * directions + guess.decoded * OTHER_SECONDS_PER_FRAME
 
     def warm(self, say: Callable[[str], None]) -> None:
-        self._algorithm().warm(say)
-
-    def _algorithm(self) -> flow.FlowAlgorithm:
-        chosen = self.settings.flow
-        return flow.get(chosen.method, chosen.backend, **chosen.parameters)
+        flow.configured(self.settings.flow).warm(say)

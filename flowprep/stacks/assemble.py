@@ -104,6 +104,12 @@ def stack_at(
     """The stack at ``frame`` of a video whose fields, (N, 2, H, W) each, and means, (N, 2) each, are all at hand."""
     if backward is not None and backward.shape != flow.shape:
         raise UsageError(f"backward flow is {backward.shape}, forward flow {flow.shape}: they must be of one video.")
+    if means is not None:
+        _pairs("mean", means, len(flow))
+    if backward_means is not None:
+        if means is None:
+            raise UsageError("backward_means without means: give both, or neither.")
+        _pairs("mean", backward_means, len(flow))
     rows = reach(stacking, len(flow), frame)
     ahead = slice(rows.forward[0], rows.forward[-1] + 1, offsets(stacking)[0].step)  # a view, not a copy
     behind = list(rows.backward)

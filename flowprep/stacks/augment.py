@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flowprep import opencv
 from flowprep.errors import UsageError
+from flowprep.stacks.resizing import resize
 from flowprep.stacks.sampler import Draws
 
 POSITIONS = ("random", "centre", "corners")
@@ -40,7 +41,7 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class Jitter:
-    """Changes of colour of RGB frames; all zero is none."""
+    """Changes of colour of RGB frames; all zero is none. Values may leave [0, 255], and are not clipped."""
 
     pca: float = 0.1  # standard deviation of the noise along the principal axes (Krizhevsky et al., NIPS 2012)
     brightness: float = 0.0  # a factor uniform in 1 +- this
@@ -67,24 +68,28 @@ class Augmentation:
     position: str = "random"
     scales: tuple[float, ...] = ()
     flip: bool = True  # mirror every second input, on average
-    jitter: Jitter = Jitter()  # of RGB frames
+    jitter: Jitter | None = Jitter()  # of RGB frames; None leaves their colours
 
     def __post_init__(self) -> None:
-        if self.crop < 1:
-            raise UsageError(f"crop {self.crop}: give 1 pixel or more.")
+        if not isinstance(self.crop, int) or self.crop < 1:
+            raise UsageError(f"crop {self.crop}: give a whole number, the side of a square of 1 pixel or more.")
         if self.position not in POSITIONS:
             raise UsageError(f"position {self.position!r}: give {', '.join(POSITIONS)}.")
         if not all(0 < scale <= 1 for scale in self.scales):
             raise UsageError(f"scales {self.scales}: give shares of the shorter side, over 0 and up to 1.")
 
-    def window(self, height: int, width: int, draws: Draws) -> Crop:
-        """The crop of a frame of ``height`` x ``width`` px. Raises UsageError where the frame is too small for it."""
-        rows, columns = self._sides(min(height, width), draws.scale)
-        if rows > height or columns > width:
+    def check(self, height: int, width: int) -> None:
+        """Raises UsageError where frames of ``height`` x ``width`` px are too small for the crop."""
+        if not self.scales and self.crop > min(height, width):
             raise UsageError(
                 f"a crop of {self.crop}x{self.crop} does not fit into {width}x{height} pixels: give a smaller crop, "
                 "or scales, which resize."
             )
+
+    def window(self, height: int, width: int, draws: Draws) -> Crop:
+        """The crop of a frame of ``height`` x ``width`` px. Raises UsageError where the frame is too small for it."""
+        self.check(height, width)
+        rows, columns = self._sides(min(height, width), draws.scale)
         down, right = height - rows, width - columns
         if self.position == "random":
             return Crop(int(draws.top * (down + 1)), int(draws.left * (right + 1)), rows, columns)
@@ -104,17 +109,9 @@ class Augmentation:
 
 
 def fit(window: NDArray[Any], out: NDArray[Any], *, mirror: bool = False) -> None:
-    """Put planes (C, h, w) into ``out`` (C, H, W), contiguous: resized (bilinear) where sizes differ, then mirrored."""
-    cv2 = opencv.load()
-    if window.shape == out.shape:
-        np.copyto(out, window)
-    else:
-        size = out.shape[2], out.shape[1]
-        for plane, target in zip(window, out, strict=True):
-            if plane.dtype == np.int8:  # which OpenCV does not resize
-                target[:] = cv2.resize(plane.astype(np.int16), size)
-            else:
-                cv2.resize(plane, size, dst=target)
+    """Put planes (C, h, w) into ``out`` (C, H, W), contiguous: resized where sizes differ, then mirrored."""
+    for plane, target in zip(window, out, strict=True):
+        resize(plane, target)
     if mirror:
         mirror_columns(out)
 

@@ -1,7 +1,8 @@
 """A batch as it leaves the loader: small integers, and what turns them into pixels.
 
 Converting on the processor would cost more than decoding, and four times the memory traffic to the device. So flips,
-the factors of resized crops, mean flow and jitter are folded into three numbers for each channel, and one formula
+the factors of resized crops, mean flow, jitter and normalisation are folded into three numbers for each channel, and
+one formula
 
     v = (levels - zero) * scale - mean
 
@@ -43,7 +44,9 @@ class Batch:
         return len(self.levels)
 
     def numpy(self) -> NDArray[np.float32]:
-        """The batch in pixels (flow) or levels of [0, 255] (RGB): (B, C, h, w) float32."""
+        """The batch in px (flow) or in levels of 0 to 255 (RGB, which jitter may lead out of that range); normalised,
+        if the loader normalises. (B, C, h, w) float32.
+        """
         values = self.levels.astype(np.float32)
         values -= self.zero[:, :, None, None]
         values *= self.scale[:, :, None, None]

@@ -171,8 +171,7 @@ class _Computed:
         self._flow_size = (self._field.width, self._field.height)
         self.size = settings.stack.target_size() or self._flow_size
         self._time = time
-        chosen = settings.flow
-        self._algorithm = flow.get(chosen.method, chosen.backend, **chosen.parameters)
+        self._algorithm = flow.configured(settings.flow)
         self._alive = alive
 
     def load(self, first: int, last: int, out: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,20 +8,23 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
+from collections import deque
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+KEPT = 4  # arrays whose memory is kept
+
 
 class Recycler:
-    """Makes arrays. The memory of one comes back when the array and all views of it are gone; it is never taken away.
+    """Makes arrays of one size, most often. The memory of one comes back when the array and all views of it are gone.
 
     May be used by several threads. A pickled one arrives empty.
     """
 
     def __init__(self) -> None:
-        self._free: dict[int, list[NDArray[np.uint8]]] = {}  # bytes -> memory of that size
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=KEPT)  # one more sends the oldest back to the system
 
     def __reduce__(self) -> tuple[type[Recycler], tuple[()]]:
         return Recycler, ()
@@ -29,12 +32,13 @@ class Recycler:
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array with anything in it."""
         size = math.prod(shape) * dtype.itemsize
-        free = self._free.setdefault(size, [])
         try:
-            memory = free.pop()
+            memory = self._free.pop()
         except IndexError:
+            memory = np.empty(size, np.uint8)
+        if len(memory) != size:
             memory = np.empty(size, np.uint8)
         # Views keep alive the object that their memory came from: this loan, which says when the last of them is gone.
         loan = (ctypes.c_char * size).from_buffer(memory.data)
-        weakref.finalize(loan, free.append, memory).atexit = False
+        weakref.finalize(loan, self._free.append, memory).atexit = False
         return np.frombuffer(memoryview(loan), dtype).reshape(shape)

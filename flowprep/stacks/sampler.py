@@ -7,7 +7,9 @@ of a hash of these three (SHAKE-128, FIPS 202), which no version of any library 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,9 +65,9 @@ class Sampler:
 
     Parameters
     ----------
-    dataset: the videos; what a sample is follows from it: a stack of fields, or a stored stack.
+    dataset: the videos, or the path of them; what a sample is follows from it: a stack of fields, or a stored stack.
     stacking: of fields, where a stack fits (not needed for a dataset of stacks).
-    frames: draw RGB frames instead.
+    frames: draw RGB frames instead, without a ``stacking``.
     split: 1, 2 or 3, the one whose ``part`` ("train", "val", "test") is drawn from; an empty part means every video.
     seed: 0 to 2**64 - 1.
 
@@ -75,7 +77,7 @@ class Sampler:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | str | os.PathLike[str],
         stacking: Stacking | None = None,
         *,
         frames: bool = False,
@@ -87,6 +89,9 @@ class Sampler:
             raise UsageError(f"split {split}: give 1 to {SPLITS}.")
         if not 0 <= seed < 2**64:
             raise UsageError(f"seed {seed}: give 0 to 2**64 - 1.")
+        if frames and stacking:
+            raise UsageError("frames=True draws RGB frames, which are not stacked: leave the stacking out, or frames.")
+        dataset = opened(dataset)
         self.seed = seed
         self.classes = tuple(sorted({row.label for row in dataset.videos}))
         self.excluded: dict[str, str] = {}  # id -> why nothing can be drawn from it
@@ -108,6 +113,14 @@ class Sampler:
         clip = self.clips[members[int(of_video * len(members))]]
         frame = clip.frames[int(of_frame * len(clip.frames))]
         return Sample(clip, frame, Draws(top, left, place, scale, mirror, tuple(jitter)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the classes and of the videos that can be drawn: with the seed it says what samples are."""
+        clips = [
+            (clip.id, clip.label, str(clip.array), clip.start, clip.length, repr(clip.frames)) for clip in self.clips
+        ]
+        return hashlib.sha256(json.dumps([self.classes, clips]).encode()).hexdigest()
 
     @cached_property
     def _by_class(self) -> list[list[int]]:
@@ -144,6 +157,11 @@ class Sampler:
             f"no video is in part {part!r} of split {split}; that split has {', '.join(known) or 'no parts'}. "
             "An empty part takes every video."
         )
+
+
+def opened(dataset: Dataset | str | os.PathLike[str]) -> Dataset:
+    """``dataset`` itself, or that of a path."""
+    return dataset if isinstance(dataset, Dataset) else Dataset(dataset)
 
 
 def spread(frames: Sequence[int], count: int = 25) -> list[int]:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowprep import opencv
-from flowprep.codecs import decode_rgb, field_codec
 from flowprep.config import Stacking
-from flowprep.errors import RefusedError, UsageError
-from flowprep.stacks.assemble import gather_levels
+from flowprep.errors import UsageError
+from flowprep.stacks.assemble import gather_levels, of_planes
 from flowprep.stacks.augment import Crop
-from flowprep.stacks.reach import Reach, reach
-from flowprep.stacks.rows import RowReader
+from flowprep.stacks.reach import reach
 from flowprep.stacks.sampler import Clip
 from flowprep.store.layout import ArrayName
 from flowprep.store.reader import Dataset
+from flowprep.store.rows import StoredRows, naming
+from flowprep.store.shardfile import SLOTS
 
+BLOCKS = 1024  # of SLOTS rows, whose values are kept: 48 kB each of fields, L times that of stacks, which are fewer
+Half = tuple[ArrayName, Sequence[int]]  # the array of one direction, and the fields to read there
 MUST_AGREE = ("kind", "length", "temporal_stride", "bidirectional", "anchor")  # of a stacking and of stored stacks
 
 
@@ -38,6 +41,8 @@ class Source(Protocol):
     def channels(self) -> int: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def colour(self) -> bool: ...  # whether the values are colours, not motion
 
     def load(self, clip: Clip, frame: int, window: Crop, out: NDArray[Any]) -> Values:
         """The ``window`` of the input at ``frame``, one of ``clip.frames``, into ``out`` (C, h, w), contiguous."""
@@ -46,6 +51,8 @@ class Source(Protocol):
 
 class FieldSource:
     """Stacks made of stored fields."""
+
+    colour = False
 
     def __init__(self, dataset: Dataset, stacking: Stacking) -> None:
         stored = dataset.settings.flow.direction
@@ -56,68 +63,64 @@ class FieldSource:
             )
         self.stacking = stacking
         self.channels = 2 * stacking.length
-        self.codec = field_codec(dataset.settings.storage)
-        self.dtype = self.codec.dtype
-        self.rows = RowReader(dataset.path)
+        self._rows = dataset.rows
+        self.dtype = self._rows.codec.dtype
+        self._planes = PlaneValues(self._rows)
         self._scratch = Scratch()
 
     def load(self, clip: Clip, frame: int, window: Crop, out: NDArray[Any]) -> Values:
         fields = reach(self.stacking, clip.length, frame)
-        arrays = [clip.array.turned("flow")]
+        halves = [(clip.array.turned("flow"), fields.forward)]
         if self.stacking.bidirectional:
-            arrays.append(clip.array.turned("flow_backward"))
-        values = [
-            self.rows.values(array, _rows(clip, half)) for array, half in zip(arrays, fields, strict=False)
-        ]  # of each direction (n, 3, 2)
-        if self.stacking.kind == "trajectory":
-            self._follow(clip, arrays, fields, values, window, out)
-            values = [half[:: self.stacking.temporal_stride] for half in values]  # without the fields between
-        else:
-            self._cut(clip, arrays, fields, window, out)
-        planes = np.concatenate(values).transpose(1, 0, 2).reshape(3, -1)
+            halves.append((clip.array.turned("flow_backward"), fields.backward))
+        with naming(clip.start, "field", clip.id):
+            # Of each direction (n, 3, 2): scale, zero and mean of each field.
+            values = [self._planes.of(array, clip.start, numbers) for array, numbers in halves]
+            if self.stacking.kind == "trajectory":
+                self._follow(clip, halves, values, window, out)
+            else:
+                self._cut(clip, halves, window, out)
+        planes = np.stack([of_planes(self.stacking, *(half[:, which] for half in values)) for which in range(3)])
         if not self.stacking.mean_subtract:
             planes[2] = 0
         return Values(planes, frame)
 
-    def _cut(self, clip: Clip, arrays: Sequence[ArrayName], fields: Reach, window: Crop, out: NDArray[Any]) -> None:
+    def _cut(self, clip: Clip, halves: Sequence[Half], window: Crop, out: NDArray[Any]) -> None:
         """Eq. 1. Each field is cut while it is in the processor's cache."""
-        whole = self._scratch.array("field", arrays[0].row_shape(), self.dtype)
+        whole = self._scratch.array("field", clip.array.row_shape(), self.dtype)
         cut = window.of(whole)
         channel = 0
-        for array, half in zip(arrays, fields, strict=False):
-            for field, payload in zip(half, _payloads(self.rows, clip, array, half), strict=True):
-                self._decode(clip, array, field, payload, whole)
+        for array, numbers in halves:
+            rows = [clip.start + number for number in numbers]
+            for row, payload in zip(rows, self._rows.payloads(array, rows), strict=True):
+                self._rows.decode(array, row, payload, whole)
                 out[channel : channel + 2] = cut
                 channel += 2
 
     def _follow(
         self,
         clip: Clip,
-        arrays: Sequence[ArrayName],
-        fields: Reach,
+        halves: Sequence[Half],
         values: Sequence[NDArray[np.float32]],
         window: Crop,
         out: NDArray[Any],
     ) -> None:
         """Eq. 2. Whole fields are at hand, for a trajectory may leave the window."""
-        halves: list[tuple[Any, Any, Any]] = []
-        for array, half, of in zip(arrays, fields, values, strict=False):
-            levels = self._scratch.array(array.kind, (len(half), *array.row_shape()), self.dtype)
-            for field, payload, place in zip(half, _payloads(self.rows, clip, array, half), levels, strict=True):
-                self._decode(clip, array, field, payload, place)
-            halves.append((levels, of[:, 0], of[:, 1]))
-        backward: tuple[Any, Any, Any] = halves[1] if self.stacking.bidirectional else (None, None, None)
-        gather_levels(self.stacking, *halves[0], *backward, window, out)
-
-    def _decode(self, clip: Clip, array: ArrayName, field: int, payload: memoryview, out: NDArray[Any]) -> None:
-        try:
-            self.codec.decode(payload, array.row_shape(), out)
-        except RefusedError as error:
-            raise _damaged(self.rows, clip, array, field, error) from None
+        given: list[Any] = []  # levels, scale and zero of each direction
+        for (array, numbers), of in zip(halves, values, strict=True):
+            levels = self._scratch.array(array.kind, (len(numbers), *array.row_shape()), self.dtype)
+            rows = [clip.start + number for number in numbers]
+            for row, payload, place in zip(rows, self._rows.payloads(array, rows), levels, strict=True):
+                self._rows.decode(array, row, payload, place)
+            given += [levels, of[:, 0], of[:, 1]]
+        ahead, behind = given[:3], given[3:] or [None, None, None]
+        gather_levels(self.stacking, ahead[0], ahead[1], ahead[2], behind[0], behind[1], behind[2], window, out)
 
 
 class StackSource:
     """Stacks of a dataset of stacks. The mean flow that was subtracted from them, or was not, can still be changed."""
+
+    colour = False
 
     def __init__(self, dataset: Dataset, stacking: Stacking | None) -> None:
         stored = dataset.settings.stack
@@ -130,40 +133,40 @@ class StackSource:
                     "leave the stacking out, or give the dataset of flow that they were made from."
                 )
         self.channels = 2 * stored.length
-        self.codec = field_codec(dataset.settings.storage)
-        self.dtype = self.codec.dtype
-        self.rows = RowReader(dataset.path)
+        self._rows = dataset.rows
+        self.dtype = self._rows.codec.dtype
+        self._planes = PlaneValues(self._rows)
         self._subtract = np.float32(wanted.mean_subtract) - np.float32(stored.mean_subtract)  # -1 puts it back
         self._scratch = Scratch()
 
     def load(self, clip: Clip, frame: int, window: Crop, out: NDArray[Any]) -> Values:
-        (payload,) = _payloads(self.rows, clip, clip.array, (frame,))
+        row = clip.start + frame
         levels = self._scratch.array("stack", clip.array.row_shape(), self.dtype)
-        try:
-            self.codec.decode(payload, clip.array.row_shape(), levels)
-        except RefusedError as error:
-            raise _damaged(self.rows, clip, clip.array, frame, error) from None
+        with naming(clip.start, "stack", clip.id):
+            (payload,) = self._rows.payloads(clip.array, [row])
+            self._rows.decode(clip.array, row, payload, levels)
+            (planes,) = self._planes.of(clip.array, clip.start, [frame])
+            of_frame = self._rows.side_block(clip.array, "frame", row // SLOTS)[row % SLOTS]
         out[:] = window.of(levels)
-        (planes,) = self.rows.values(clip.array, (clip.start + frame,))
         planes[2] *= self._subtract
-        return Values(planes, self.rows.frame(clip.array, clip.start + frame))
+        return Values(planes, int(of_frame))
 
 
 class FrameSource:
     """RGB frames; their levels are what they show."""
 
     channels = 3
+    colour = True
     dtype: np.dtype[Any] = np.dtype(np.uint8)
 
     def __init__(self, dataset: Dataset) -> None:
-        self.rows = RowReader(dataset.path)
+        self._rows = dataset.rows
 
     def load(self, clip: Clip, frame: int, window: Crop, out: NDArray[Any]) -> Values:
-        (payload,) = _payloads(self.rows, clip, clip.array, (frame,))
-        try:
-            image = decode_rgb(payload, clip.array.height, clip.array.width)
-        except RefusedError as error:
-            raise _damaged(self.rows, clip, clip.array, frame, error) from None
+        row = clip.start + frame
+        with naming(clip.start, "frame", clip.id):
+            (payload,) = self._rows.payloads(clip.array, [row])
+            image = self._rows.image(clip.array, row, payload)
         extract: Callable[..., Any] = opencv.load().extractChannel
         cut = window.of(image.transpose(2, 0, 1)).transpose(1, 2, 0)
         for channel, plane in enumerate(out):
@@ -197,24 +200,30 @@ class Scratch(threading.local):
         return kept
 
 
-def _rows(clip: Clip, numbers: Sequence[int]) -> list[int]:
-    return [clip.start + number for number in numbers]
+class PlaneValues:
+    """What goes with rows of flow or stacks, for each channel; kept by blocks."""
+
+    def __init__(self, rows: StoredRows) -> None:
+        self._rows = rows
+        self._block = lru_cache(BLOCKS)(partial(_block_of_values, rows))
+
+    def __reduce__(self) -> tuple[type[PlaneValues], tuple[StoredRows]]:
+        return PlaneValues, (self._rows,)
+
+    def of(self, array: ArrayName, start: int, numbers: Sequence[int]) -> NDArray[np.float32]:
+        """Of the rows ``start`` + each of ``numbers``, (n, 3, C) float32: scale in px per level, level of 0 px, mean in px
+        of the field that the channel comes from.
+        """
+        rows = [start + number for number in numbers]
+        return np.stack([self._block(array, row // SLOTS)[row % SLOTS] for row in rows])
 
 
-def _payloads(rows: RowReader, clip: Clip, array: ArrayName, numbers: Sequence[int]) -> list[memoryview]:
-    """Encoded rows of a video, by their numbers in it."""
-    try:
-        return rows.rows(array, _rows(clip, numbers))
-    except RefusedError as error:
-        low, high = min(numbers), max(numbers)
-        raise RefusedError(f"{clip.id}: {_what(array)} {low}{f' to {high}' if high > low else ''}: {error}") from None
-
-
-def _damaged(rows: RowReader, clip: Clip, array: ArrayName, number: int, error: RefusedError) -> RefusedError:
-    """``error`` of the decoder with its place: video, number of the row in it, and file."""
-    return RefusedError(f"{clip.id}: {_what(array)} {number}: {rows.path(array, clip.start + number)}: {error}.")
-
-
-def _what(array: ArrayName) -> str:
-    """What a row is, in a word."""
-    return {"flow": "field", "flow_backward": "backward field", "frames": "frame", "stack": "stack"}[array.kind]
+def _block_of_values(rows: StoredRows, array: ArrayName, block: int) -> NDArray[np.float32]:
+    """Scale, zero and mean of one block: (SLOTS, 3, C). Means of fields are the first of their statistics."""
+    scale, zero = (rows.side_block(array, side, block) for side in ("scale", "zero"))
+    if "mean" in array.sides:
+        mean = rows.side_block(array, "mean", block)
+    else:
+        mean = rows.side_block(array, "stats", block)[:, :, 0]
+    pairs = array.channels // 2
+    return np.stack([np.tile(scale, pairs), np.tile(zero, pairs), mean], axis=1)

@@ -54,7 +54,7 @@ class TorchBatches(Dataset[TensorBatch]):
         return tensors(self.loader.batch(*position))
 
 
-class TestVideos(Dataset[TensorBatch]):
+class VideosForTesting(Dataset[TensorBatch]):
     """Item n is the test batch of video n of ``loader.sampler.clips``: ``count`` whole inputs."""
 
     def __init__(self, loader: StackLoader, count: int = 25) -> None:
@@ -96,7 +96,10 @@ def data_loader(
     context: str | None = None,
     pin_memory: bool | None = None,
 ) -> DataLoader[TensorBatch]:
-    """A DataLoader of the batches of ``loader``; each iteration over it is one epoch.
+    """A DataLoader of the batches of ``loader``; each iteration over it is one epoch, from ``start`` on.
+
+    An iteration that is left early (``break``) ends its epoch: the next one begins the next epoch. To go on in the same
+    epoch make a new one with ``start``. What ``loader`` has iterated over itself does not count.
 
     Parameters
     ----------
@@ -132,7 +135,8 @@ def tensors(batch: Batch) -> TensorBatch:
 def to_pixels(
     batch: TensorBatch, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """The batch in px (flow) or levels of [0, 255] (RGB) on ``device``: (B, C, h, w), computed in float32.
+    """The batch in px (flow) or in levels of 0 to 255 (RGB, which jitter may lead out of that range); normalised,
+    if the loader normalises. (B, C, h, w) on ``device``, computed in float32.
 
     The integers travel, not the floats; from pinned memory without waiting.
     """

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BytesCodec, TransposeCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, TransposeCodec
 from zarr.storage import LocalStore as ZarrStore
 
 from flowprep.config import Settings
@@ -36,7 +36,7 @@ FRAMES: dict[str, Any] = {
     "dtype": "uint8",
     "filters": [TransposeCodec(order=(0, 2, 3, 1))],
     "serializer": Jpeg(),
-    "compressors": None,
+    "compressors": [Crc32cCodec()],
     "fill_value": 0,
 }
 SIDE_ATTRIBUTES: dict[str, dict[str, Any]] = {
@@ -149,7 +149,7 @@ def _create_array(root: zarr.Group, name: ArrayName, rows: int, settings: Settin
             fill_value=0,
             dimension_names=_side_dimensions(name, side),
             attributes=SIDE_ATTRIBUTES[side],
-            compressors=None,
+            compressors=[Crc32cCodec()],
         )
 
 

@@ -22,7 +22,7 @@ OUT.zarr/
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 PLANS = ".flowprep"
@@ -37,9 +37,10 @@ class Side(NamedTuple):
     dtype: str = "<f4"
 
 
-SIDES = {"scale": Side((2,)), "zero": Side((2,)), "stats": Side((2, 3))}  # of fields and stacks; those have two more:
-STACK_SIDES = ("mean", "frame")
-BLOCK_KEY = re.compile(rf"(\w+?)(?:_({'|'.join((*SIDES, *STACK_SIDES))}))?/c/([0-9]{{1,15}})[/0]*")
+SIDES = {"scale": Side((2,)), "zero": Side((2,)), "stats": Side((2, 3))}  # of fields and stacks
+STACK_SIDES = ("mean", "frame")  # and those of stacks alone
+NAME = rf"(\w+?)(?:_({'|'.join((*SIDES, *STACK_SIDES))}))?"  # of a data array, or of a side array
+BLOCK_KEY = re.compile(rf"{NAME}/c/([0-9]{{1,15}})[/0]*")
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,21 @@ class ArrayName:
         """What goes with each row, by name."""
         if self.is_rgb:
             return {}
-        return SIDES | ({"mean": Side((self.channels,)), "frame": Side((), "<i4")} if self.kind == "stack" else {})
+        own = (Side((self.channels,)), Side((), "<i4"))
+        return SIDES | (dict(zip(STACK_SIDES, own, strict=True)) if self.kind == "stack" else {})
 
     def row_shape(self) -> tuple[int, int, int]:
         return self.channels, self.height, self.width
 
     def turned(self, kind: str) -> ArrayName:
-        """The array of another kind at the same size."""
-        return ArrayName(kind, self.height, self.width, 3 if kind == "frames" else 2)
+        """The array of the other direction of flow at the same size."""
+        return replace(self, kind=kind)
+
+    def directions(self, direction: str) -> list[ArrayName]:
+        """The arrays of a video with rows here: of flow in ``direction`` (forward, backward or both), or of stacks."""
+        if direction == "both" and self.kind != "stack":
+            return [self.turned("flow"), self.turned("flow_backward")]
+        return [self]
 
 
 def shard_key(array: ArrayName | str, block: int) -> str:

@@ -108,7 +108,7 @@ def _block_of(key: str) -> tuple[layout.ArrayName, int] | None:
 
 
 def _is_metadata(key: str) -> bool:
-    array = re.fullmatch(rf"(\w+?)(_({'|'.join((*layout.SIDES, *layout.STACK_SIDES))}))?/zarr\.json", key)
+    array = re.fullmatch(rf"{layout.NAME}/zarr\.json", key)
     return bool(TABLE.fullmatch(key) or (array and _block_of(layout.shard_key(array[1], 0))))
 
 

@@ -184,7 +184,7 @@ class Dataset:
         if row.frames is None:
             how = "stacks have none" if self.settings.stack else "extract was run with --no-rgb"
             raise UsageError(f"{row.id}: its RGB frames were not stored ({how}).")
-        with naming(row.frames, "frame", row.id):
+        with naming(row.frames.start, "frame", row.id):
             return self.rows.frames(*_placed(row.frames, start, stop))
 
     def close(self) -> None:
@@ -203,7 +203,7 @@ class Dataset:
         """Says of what is damaged whose it is."""
         row = self._row(video).row
         assert row.flow
-        return naming(row.flow, unit, row.id)
+        return naming(row.flow.start, unit, row.id)
 
     def _stack_rows(self, video: str | int, start: int, stop: int | None) -> tuple[ArrayName, int, int]:
         if self.settings.stack is None:

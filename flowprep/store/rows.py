@@ -1,9 +1,13 @@
-"""Stored rows by their numbers: fields, stacks and frames decoded, and the values beside them."""
+"""Stored rows by their numbers: fields, stacks and frames, and the values beside them.
+
+A run of neighbours costs one system call, and nothing is read twice: shard files with their indexes and the blocks of
+side values are kept, up to a bound, however many there are.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,16 +22,17 @@ from flowprep.errors import RefusedError, VideoError
 from flowprep.quantise import dequantise
 from flowprep.store import layout
 from flowprep.store.blobs import LocalStore, store_error
+from flowprep.store.checksums import without_checksum
 from flowprep.store.layout import ArrayName
 from flowprep.store.nfs import patiently
 from flowprep.store.shardfile import SLOTS, ShardReader
-from flowprep.types import Placement
 
-OPEN_FILES = 64  # shard files kept open
+OPEN_FILES = 128  # shard files kept open, each with its index of 32 kB
+SIDE_BLOCKS = 1024  # blocks of side values kept, of 16 or 48 kB for fields
 
 
 class DamagedRowError(RefusedError):
-    """One row of an array does not decode."""
+    """One row of an array is damaged."""
 
     def __init__(self, path: Path, array: ArrayName, row: int, what: str) -> None:
         super().__init__(f"{path}: row {row} of {array}: {what}")
@@ -35,92 +40,123 @@ class DamagedRowError(RefusedError):
 
 
 @contextmanager
-def naming(place: Placement, unit: str = "field", video: str = "") -> Iterator[None]:
-    """Put before what is wrong with rows of ``place`` whose they are, and the number that the video counts them by."""
+def naming(start: int, unit: str = "field", video: str = "") -> Iterator[None]:
+    """Put before what is wrong with rows of a video, the first of them ``start``, whose they are, and which."""
     whose = f"{video}: " if video else ""
     try:
         yield
     except VideoError:
         raise
     except DamagedRowError as error:
-        raise RefusedError(f"{whose}{unit} {error.row - place.start}: {error}") from None
+        raise RefusedError(f"{whose}{unit} {error.row - start}: {error}") from None
     except RefusedError as error:
         raise RefusedError(f"{whose}{error}") from None
 
 
 class StoredRows:
-    """The arrays of one dataset. Rows first..last-1 are asked for; all of them must be there.
+    """The arrays of one dataset.
 
-    Raises RefusedError naming the file for what is missing or damaged, StoreError for what the disk says.
+    May be shared between threads, forked, and pickled (by its path). Raises RefusedError naming the file for what is
+    missing or damaged, StoreError for what the disk says.
     """
 
     def __init__(self, store: LocalStore, storage: StorageConfig) -> None:
         self.store = store
-        self._codec = codecs.field_codec(storage)
-        self._shard = lru_cache(OPEN_FILES)(partial(_open_shard, store))  # without a lock: it may be forked
+        self.storage = storage
+        self.codec = codecs.field_codec(storage)
+        # Caches without locks, since they may be forked, and without a way back to this object, so that files close.
+        self._shard = lru_cache(OPEN_FILES)(partial(_open_shard, store))
+        self._side = lru_cache(SIDE_BLOCKS)(partial(_read_side, store))
+
+    def __reduce__(self) -> tuple[type[StoredRows], tuple[LocalStore, StorageConfig]]:
+        return StoredRows, (LocalStore(self.store.root.absolute()), self.storage)
 
     def flow(self, array: ArrayName, first: int, last: int) -> NDArray[np.float32]:
-        """Fields or stacks in px: (n, 2L, H, W) float32."""
+        """Fields or stacks first..last-1 in px: (n, 2L, H, W) float32."""
         scale, zero = (self.side(array, side, first, last) for side in ("scale", "zero"))
         return dequantise(self.levels(array, first, last), scale, zero)
 
     def levels(self, array: ArrayName, first: int, last: int) -> NDArray[Any]:
-        """Fields or stacks as they are stored, integers: (n, 2L, H, W)."""
-        out = np.empty((max(0, last - first), *array.row_shape()), self._codec.dtype)
-        for i, payload in enumerate(self.payloads(array, first, last)):
-            with self._naming(array, first + i):
-                self._codec.decode(payload, array.row_shape(), out[i])
+        """Fields or stacks first..last-1 as they are stored, integers: (n, 2L, H, W)."""
+        out = np.empty((max(0, last - first), *array.row_shape()), self.codec.dtype)
+        rows = range(first, last)
+        for row, payload, target in zip(rows, self.payloads(array, rows), out, strict=True):
+            self.decode(array, row, payload, target)
         return out
+
+    def decode(self, array: ArrayName, row: int, payload: bytes, out: NDArray[Any]) -> None:
+        """Levels (2L, H, W) of one field or stack into ``out``; DamagedRowError if ``payload`` is not that."""
+        try:
+            self.codec.decode(payload, array.row_shape(), out)
+        except RefusedError as error:
+            raise DamagedRowError(self.path(array, row), array, row, str(error)) from None
 
     def frames(self, array: ArrayName, first: int, last: int) -> NDArray[np.uint8]:
-        """RGB frames: (n, 3, H, W) uint8."""
+        """RGB frames first..last-1: (n, 3, H, W) uint8."""
         out = np.empty((max(0, last - first), *array.row_shape()), np.uint8)
-        for i, payload in enumerate(self.payloads(array, first, last)):
-            with self._naming(array, first + i):
-                out[i] = codecs.decode_rgb(payload, array.height, array.width).transpose(2, 0, 1)
+        rows = range(first, last)
+        for row, payload, target in zip(rows, self.payloads(array, rows), out, strict=True):
+            target[:] = self.image(array, row, payload).transpose(2, 0, 1)
         return out
 
-    def payloads(self, array: ArrayName, first: int, last: int) -> list[bytes]:
-        """Encoded rows, one read for each block file that they lie in."""
+    def image(self, array: ArrayName, row: int, payload: bytes) -> NDArray[np.uint8]:
+        """One RGB frame, (H, W, 3) uint8; DamagedRowError if ``payload`` is not that."""
+        try:
+            return codecs.decode_rgb(payload, array.height, array.width)
+        except RefusedError as error:
+            raise DamagedRowError(self.path(array, row), array, row, str(error)) from None
+
+    def payloads(self, array: ArrayName, rows: Sequence[int]) -> list[bytes]:
+        """Encoded ``rows``, in that order, their checksums right. What lies between them is read with them."""
+        if not rows:
+            return []
+        low = min(rows)
         found: list[bytes] = []
-        for block, slots in blocks_of(first, last):
-            key = layout.shard_key(array, block)
-            with damage(self.store.path(key)):
-                found += self._shard(key).rows(slots.start, slots.stop)
-        return found
+        for block, slots in _blocks(low, max(rows) + 1):
+            found += self._stored(layout.shard_key(array, block), slots)
+        payloads = []
+        for row in rows:
+            try:
+                payloads.append(without_checksum(found[row - low]))
+            except RefusedError as error:
+                raise DamagedRowError(self.path(array, row), array, row, str(error)) from None
+        return payloads
 
     def side(self, array: ArrayName, side: str, first: int, last: int) -> NDArray[Any]:
-        """Values of a side array, as ``scale``: (n, ...)."""
+        """Values of a side array, as ``scale``, for rows first..last-1: (n, ...)."""
         shape, dtype = array.sides[side]
         found = [np.empty((0, *shape), dtype)]
-        found += [read_side(self.store, array, side, block)[slots] for block, slots in blocks_of(first, last)]
+        found += [self.side_block(array, side, block)[slots] for block, slots in _blocks(first, last)]
         return np.concatenate(found, dtype=np.dtype(dtype).newbyteorder("="))
+
+    def side_block(self, array: ArrayName, side: str, block: int) -> NDArray[Any]:
+        """One block of a side array: (SLOTS, ...)."""
+        kept: NDArray[Any] = self._side(array, side, block)
+        return kept
+
+    def path(self, array: ArrayName, row: int) -> Path:
+        """The shard file of a row."""
+        return self.store.path(layout.shard_key(array, row // SLOTS))
 
     def close(self) -> None:
         """Close the files that are held open; the object stays usable."""
         self._shard.cache_clear()
 
-    @contextmanager
-    def _naming(self, array: ArrayName, row: int) -> Iterator[None]:
-        try:
-            yield
-        except RefusedError as error:
-            path = self.store.path(layout.shard_key(array, row // SLOTS))
-            raise DamagedRowError(path, array, row, str(error)) from None
+    def _stored(self, key: str, slots: slice) -> list[bytes]:
+        """Rows of one shard file, as they lie there."""
+
+        def read() -> list[bytes]:
+            try:
+                return self._shard(key).rows(slots.start, slots.stop)
+            except OSError:
+                self._shard.cache_clear()  # a stale file handle stays stale: the next try opens the file anew
+                raise
+
+        with _damage(self.store.path(key)):
+            return patiently(read)
 
 
-def read_side(store: LocalStore, array: ArrayName, side: str, block: int) -> NDArray[Any]:
-    """One block of a side array: (SLOTS, ...)."""
-    path = store.path(layout.side_key(array, side, block))
-    shape, dtype = array.sides[side]
-    with damage(path):
-        data = patiently(path.read_bytes)
-    if len(data) != np.dtype(dtype).itemsize * SLOTS * math.prod(shape):
-        raise RefusedError(f"{path}: damaged: {len(data)} bytes are not {SLOTS} rows.")
-    return np.frombuffer(data, dtype).reshape(SLOTS, *shape)
-
-
-def blocks_of(first: int, last: int) -> Iterator[tuple[int, slice]]:
+def _blocks(first: int, last: int) -> Iterator[tuple[int, slice]]:
     """The block files that rows first..last-1 lie in, each with its slots."""
     while first < last:
         block, slot = divmod(first, SLOTS)
@@ -130,11 +166,25 @@ def blocks_of(first: int, last: int) -> Iterator[tuple[int, slice]]:
 
 
 def _open_shard(store: LocalStore, key: str) -> ShardReader:
-    return patiently(lambda: ShardReader(store.path(key)))
+    return ShardReader(store.path(key))
+
+
+def _read_side(store: LocalStore, array: ArrayName, side: str, block: int) -> NDArray[Any]:
+    path = store.path(layout.side_key(array, side, block))
+    shape, dtype = array.sides[side]
+    with _damage(path):
+        stored = patiently(path.read_bytes)
+    try:
+        data = without_checksum(stored)
+    except RefusedError as error:
+        raise RefusedError(f"{path}: {error}.") from None
+    if len(data) != np.dtype(dtype).itemsize * SLOTS * math.prod(shape):
+        raise RefusedError(f"{path}: damaged: {len(data)} bytes are not {SLOTS} rows.")
+    return np.frombuffer(data, dtype).reshape(SLOTS, *shape)
 
 
 @contextmanager
-def damage(path: Path) -> Iterator[None]:
+def _damage(path: Path) -> Iterator[None]:
     """A file that is gone is damage to the dataset; anything else that the disk says is about the disk."""
     try:
         yield

@@ -47,13 +47,12 @@ def summarise(dataset: Dataset) -> Info:
     """Add up the ledger rows in force."""
     rows = {row.id: row.row for row in dataset.videos}
     good = [row for row in rows.values() if row.verdict is Verdict.OK]
-    both = dataset.settings.flow.direction == "both" and dataset.settings.stack is None
     arrays: dict[str, int] = {}
     raw = rows_stored = 0
     for row in good:
         assert row.flow
         name = ArrayName.parse(row.flow.array)
-        for each in [name.turned("flow"), name.turned("flow_backward")] if both else [name]:
+        for each in name.directions(dataset.settings.flow.direction):
             arrays[str(each)] = arrays.get(str(each), 0) + row.flow.length
             rows_stored += row.flow.length
             raw += row.flow.length * math.prod(each.row_shape()) * 4

@@ -27,13 +27,14 @@ def encoding(storage: StorageConfig) -> dict[str, Any]:
     """What ``create_array`` needs for flow: ``dtype``, ``serializer``, ``compressors`` and ``fill_value``."""
     codec = codecs.field_codec(storage)
     serializer: ArrayBytesCodec
-    compressors: list[Any] | None = None
+    compressors: list[Any] = [Crc32cCodec()]  # behind all others (flowprep/store/checksums.py)
     if storage.codec == "htj2k":
-        serializer, compressors = Htj2k(level=storage.level), [Crc32cCodec()]
+        serializer = Htj2k(level=storage.level)
     elif storage.codec == "blosc":
         size = codec.dtype.itemsize
         serializer = BytesCodec(endian="little")
-        compressors = [BloscCodec(typesize=size, cname="zstd", clevel=5, shuffle="bitshuffle", blocksize=0)]
+        blosc = BloscCodec(typesize=size, cname="zstd", clevel=5, shuffle="bitshuffle", blocksize=0)
+        compressors.insert(0, blosc)
     else:
         serializer = Jpeg()
     return {
