@@ -8,6 +8,8 @@ that no process but its parent reads the records of the whole source.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -21,24 +23,47 @@ from flowprep.encode import VideoWriter
 from flowprep.errors import RefusedError, Verdict, VideoError
 from flowprep.extract import Stages
 from flowprep.stacks.materialise import VideoStacks
-from flowprep.store.blobs import LocalStore
-from flowprep.store.commits import committed_shards
-from flowprep.store.layout import ArrayName
+from flowprep.store.blobs import LocalStore, store_error
+from flowprep.store.layout import COMMITS, ArrayName
 from flowprep.store.reader import Dataset
 from flowprep.store.rows import StoredRows, naming
-from flowprep.types import LedgerRow, Placement
+from flowprep.types import LedgerRow, Placement, Video
 
-ROWS_AT_ONCE = 32  # decoded together: a video may be long
+ROWS_AT_ONCE = 32  # decoded together: a video may be long ...
+BYTES_AT_ONCE = 64 * 2**20  # ... and its rows large
 
 
 def source_rows(dataset: Path) -> dict[str, LedgerRow]:
-    """The rows of all videos of ``dataset`` that are stored, by id; read once in a process while nothing is added."""
-    return _source_rows(dataset, len(committed_shards(LocalStore(dataset))))
+    """The rows of all videos of ``dataset`` that are stored, by id; read again when its records are others."""
+    return _source_rows(dataset, tuple(_records(dataset)))
 
 
 @lru_cache(1)
-def _source_rows(dataset: Path, _commits: int) -> dict[str, LedgerRow]:
+def _source_rows(dataset: Path, _records: tuple[tuple[str, int, int], ...]) -> dict[str, LedgerRow]:
     return {row.id: row.row for row in Dataset(dataset).videos if row.row.verdict is Verdict.OK}
+
+
+def _records(dataset: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, inode and time of every commit record: those of a dataset that was made anew are others."""
+    folder = dataset / COMMITS
+    try:
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                status = entry.stat()
+                yield entry.name, status.st_ino, status.st_mtime_ns
+    except OSError as error:
+        raise store_error(folder, error) from error
+
+
+def planned_source(video: Video, dataset: Path, rows: dict[str, LedgerRow]) -> LedgerRow:
+    """The row of a video in the dataset that it is to be taken from. RefusedError if that is not what was planned."""
+    row = rows.get(video.id)
+    if row is None or row.content_sha256 != video.content:
+        raise RefusedError(
+            f"{dataset} has changed since this dataset was planned: {video.id} is not there any more, or not the same. "
+            "Run the command again with --extend, or put the old dataset back."
+        )
+    return row
 
 
 class Deriver:
@@ -107,7 +132,7 @@ class Deriver:
         assert source.flow
         name = ArrayName.parse(source.flow.array)
         for array in name.directions(self.settings.flow.direction):
-            for first, last in _parts(source.flow):
+            for first, last in _parts(source.flow, array):
                 with stages.time("decode"):
                     flow = rows.flow(array, first, last)
                     kept = {side: rows.side(array, side, first, last) for side in array.sides}
@@ -117,14 +142,15 @@ class Deriver:
                 progress(last - first if array == name else 0)
         if source.frames and self.settings.storage.rgb:
             images = ArrayName.parse(source.frames.array)
-            for first, last in _parts(source.frames):
+            for first, last in _parts(source.frames, images):
                 for payload in rows.payloads(images, range(first, last)):
                     writer.payload(images, payload)
                 progress(0)
 
 
-def _parts(place: Placement) -> Iterator[tuple[int, int]]:
-    """The rows of a video, ROWS_AT_ONCE at a time: first, last + 1."""
+def _parts(place: Placement, array: ArrayName) -> Iterator[tuple[int, int]]:
+    """The rows of a video, a few at a time: first, last + 1."""
     end = place.start + place.length
-    for first in range(place.start, end, ROWS_AT_ONCE):
-        yield first, min(end, first + ROWS_AT_ONCE)
+    step = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // (4 * math.prod(array.row_shape()))))
+    for first in range(place.start, end, step):
+        yield first, min(end, first + step)

@@ -120,11 +120,11 @@ class VideoWriter:
         """
         if not len(flow):
             return
-        file = self._file(array)
         quantised = quantise(flow, self._storage)
         values = {"scale": quantised.scale, "zero": quantised.zero, "stats": quantised.stats, **sides}
         for i, levels in enumerate(quantised.levels):
             payload = self._codec.encode(levels, quantised.scale[i])
+            file = self._file(array)
             if file.rows % SAMPLE_EVERY == 0:
                 restored = self._codec.decode(payload, array.row_shape())[None]
                 one = slice(i, i + 1)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from flowprep import __version__, flow
 from flowprep.config import FlowConfig
-from flowprep.derive import source_rows
+from flowprep.derive import planned_source, source_rows
 from flowprep.devices import next_gpu
 from flowprep.encode import read_row_file
 from flowprep.errors import RefusedError, StoreError, UnfinishedError, Verdict
@@ -179,9 +179,7 @@ def _extract_video(
     box = _sandbox(limits, settings.flow if settings.computes_flow else None)
     if not settings.derived:
         return box.extract(settings, root / video.id, video.id, folder, _count_fields)
-    source = sources.get(video.id)
-    if source is None:
-        return LedgerRow(video.id, Verdict.MISSING, reason=f"{root} has no such video any more")
+    source = planned_source(video, root, sources)
     return box.extract(settings, root, video.id, folder, _count_fields, source)
 
 

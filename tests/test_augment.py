@@ -130,6 +130,8 @@ def test_brightness_and_contrast() -> None:
     ("make", "message"),
     [
         (lambda: Augmentation(0), "crop 0"),
+        (lambda: Augmentation((224, 224)), r"crop \(224, 224\): give a whole number"),  # type: ignore[arg-type]
+        (lambda: Augmentation(22.4), r"crop 22\.4: give a whole number"),  # type: ignore[arg-type]
         (lambda: Augmentation(position="middle"), "position 'middle'"),
         (lambda: Augmentation(scales=(1.5,)), "scales"),
         (lambda: Augmentation(65).window(64, 80, MIDDLE), "does not fit into 80x64"),

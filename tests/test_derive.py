@@ -15,10 +15,11 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from flowprep.config import Stacking, StorageConfig
+from flowprep.config import Stacking, StorageConfig, TranscodeConfig
 from flowprep.errors import ExitCode, RefusedError, UsageError
 from flowprep.flow.metrics import end_point_error
 from flowprep.plan import BLOCK
+from flowprep.run import driver
 from flowprep.stacks import (
     bidirectional_flow_stack,
     bidirectional_trajectory_stack,
@@ -27,11 +28,11 @@ from flowprep.stacks import (
     reach,
     trajectory_stack,
 )
-from flowprep.store.layout import ArrayName, shard_key
+from flowprep.store.layout import ArrayName, shard_key, side_key
 from flowprep.store.reader import Dataset
 from flowprep.store.verify import verify
 from flowprep.types import Placement
-from tests.in_process import CLIP, FINE, SETTINGS, make_dataset, stack, transcode, write_clips
+from tests.in_process import BATCH, CLIP, FINE, SETTINGS, derive, make_dataset, stack, transcode, write_clips
 
 HALF = 0.0005 + 1e-5  # px: half a step of FINE, and rounding
 SHORT = "more/left/left_00.avi"
@@ -102,24 +103,23 @@ def test_stored_stacks_are_those_of_the_functions(source: Path, tmp_path: Path, 
     assert verify(stacks, full=True).clean
 
 
+def shrunk(plane: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    """First the axes that shrink to less than half, by area; then the others."""
+    narrow = width if 2 * width < plane.shape[1] else plane.shape[1]
+    low = height if 2 * height < plane.shape[0] else plane.shape[0]
+    return cv2.resize(cv2.resize(plane, (narrow, low), interpolation=cv2.INTER_AREA), (width, height))
+
+
 @pytest.mark.parametrize("kind", ["flow", "trajectory"])
-@pytest.mark.parametrize("size", ["32x40", "130x50", "16x16"])
+@pytest.mark.parametrize("size", ["32x40", "130x50", "16x16", "16x60"])
 def test_a_resized_field_is_faster_or_slower_by_the_factor_of_each_axis(
     source: Path, tmp_path: Path, kind: str, size: str
 ) -> None:
     stack(source, tmp_path / "out.zarr", every=1, length=2, kind=kind, size=size)
     width, height = map(int, size.split("x"))
     fields, stacks = Dataset(source), Dataset(tmp_path / "out.zarr")
-    method = cv2.INTER_AREA if min(width / 64, height / 48) < 0.5 else cv2.INTER_LINEAR
-    small = np.stack(
-        [
-            [
-                cv2.resize(plane, (width, height), interpolation=method) * factor
-                for plane, factor in zip(field, (width / 64, height / 48), strict=True)
-            ]
-            for field in fields.flow(CLIP)
-        ]
-    ).astype(np.float32)
+    small = np.stack([[shrunk(plane, width, height) for plane in field] for field in fields.flow(CLIP)])
+    small *= np.array([width / 64, height / 48], np.float32)[:, None, None]
     means = fields.stats(CLIP)[:, :, 0] * np.array([width / 64, height / 48], np.float32)
     make = optical_flow_stack if kind == "flow" else trajectory_stack
     for k in range(stacks.videos[CLIP].fields):
@@ -194,7 +194,7 @@ def test_what_cannot_be_stacked(forward: Path, tmp_path: Path) -> None:
         stack(forward, out, length=2, bidirectional=True)
     with pytest.raises(UsageError, match="--backward stored: .* has none"):
         stack(forward, out, length=2, bidirectional=True, backward="stored")
-    with pytest.raises(UsageError, match=r"JPEG image of 128,000 rows, 65,500 is the most: give --size"):
+    with pytest.raises(UsageError, match=r"JPEG image of 128,000 rows, 65,500 is the most: give --codec htj2k"):
         stack(forward, out, StorageConfig(), length=32, size="16x2000")
     with pytest.raises(UsageError, match="is the dataset to read"):
         stack(forward, forward, length=2)
@@ -350,3 +350,49 @@ def test_a_shard_of_stacks_that_was_cut_short(source: Path, tmp_path: Path) -> N
     assert any("were committed; its commit record is" in fault for fault in report.faults)
     with pytest.raises(RefusedError, match=rf"{CLIP}: {path}: damaged"):
         Dataset(tmp_path / "out.zarr").stacks(CLIP)
+
+
+def test_a_source_that_was_made_anew_meanwhile_is_not_mixed_in(tmp_path: Path) -> None:
+    """The same ids, as many commits, other videos: as on a worker that lives long, or between two tasks of an array."""
+    videos = [video for video in write_clips(tmp_path / "videos") if video.id in (CLIP, SHORT)]
+    one = make_dataset(tmp_path / "in.zarr", tmp_path / "videos", videos)
+    transcode(one, tmp_path / "first.zarr", FINE)
+    shutil.rmtree(one)
+    swapped = [replace(videos[0], size=videos[1].size), replace(videos[1], size=videos[0].size)]
+    first, second = (tmp_path / "videos" / video.id for video in videos)
+    aside = first.rename(tmp_path / "aside")
+    second.rename(first)
+    aside.rename(second)
+    make_dataset(one, tmp_path / "videos", swapped)
+    transcode(one, tmp_path / "again.zarr", FINE)
+    for video in videos:
+        error = np.abs(Dataset(tmp_path / "again.zarr").flow(video.id) - Dataset(one).flow(video.id))
+        assert error.max() <= HALF
+    with pytest.raises(RefusedError, match="New or of another size"):
+        transcode(one, tmp_path / "first.zarr", FINE)
+    (commit,) = (tmp_path / "first.zarr/.flowprep/commits").iterdir()
+    commit.unlink()
+    config = TranscodeConfig(str(one), str(tmp_path / "first.zarr"), FINE, cluster=BATCH)
+    with pytest.raises(RefusedError, match="has changed since this dataset was planned: .* with --extend"):
+        derive(driver.Transcoding(config, lambda _: None, quiet=True))
+
+
+def test_stacks_too_tall_for_a_jpeg_image_are_refused_before_anything_is_written(forward: Path, tmp_path: Path) -> None:
+    stack(forward, tmp_path / "tall.zarr", StorageConfig("htj2k"), length=5, size="16x6600")
+    with pytest.raises(UsageError, match="JPEG image of 66,000 rows, 65,500 is the most: give --codec htj2k"):
+        transcode(tmp_path / "tall.zarr", tmp_path / "out.zarr", StorageConfig())
+    assert not (tmp_path / "out.zarr").exists()
+
+
+@pytest.mark.parametrize("side", ["scale", "stats"])
+def test_damaged_side_values_are_found(source: Path, tmp_path: Path, side: str) -> None:
+    shutil.copytree(source, tmp_path / "in.zarr")
+    place = Dataset(source).videos[CLIP].row.flow
+    assert place
+    path = tmp_path / "in.zarr" / side_key(ArrayName.parse(place.array), side, place.start // BLOCK)
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    summary = transcode(tmp_path / "in.zarr", tmp_path / "out.zarr", FINE)
+    assert all(str(path) in row.reason and row.verdict == "corrupt_frames" for row in summary.failures)
+    assert CLIP in {row.id for row in summary.failures}

@@ -173,15 +173,13 @@ def test_going_on_in_the_middle_of_an_epoch() -> None:
         assert [batch.position for batch in (*seen, *rest)] == [(epoch, n) for epoch in (0, 1) for n in range(5)]
         for one, other in zip(everything, (*seen, *rest), strict=True):
             assert_same(one, other)
-    with pytest.raises(UsageError, match="0 to 4"):
-        loader.load_state_dict({"epoch": 0, "batch": 5})
 
 
 def test_batches_can_be_kept_and_their_memory_is_used_again() -> None:
-    loader = loader_of(batches=3)
-    batches = list(loader)
+    loader = loader_of(batches=9)
+    batches = [loader.batch(0, number) for number in range(3)]
     for number, batch in enumerate(batches):
-        assert_same(batch, loader_of(batches=3).batch(0, number))
+        assert_same(batch, loader_of(batches=9).batch(0, number))
     memory = {batch.levels.ctypes.data for batch in batches}
     assert len(memory) == 3
     view = batches[0].levels[3:, 1].T  # of a batch that is gone, a view is not
@@ -261,8 +259,9 @@ def test_what_a_dataset_has_not() -> None:
     dataset.settings = replace(dataset.settings, flow=replace(dataset.settings.flow, direction="backward"))
     with pytest.raises(UsageError, match="holds backward flow alone"):
         StackLoader(dataset, STACKING)
-    with pytest.raises(UsageError, match="does not fit into 64x48"):
-        loader_of(augmentation=Augmentation(224)).batch(0, 0)
+    with pytest.raises(UsageError, match=r"heighten_00\.avi: a crop of 224x224 does not fit into 64x48 .* or scales"):
+        loader_of(augmentation=Augmentation(224))
+    assert loader_of(augmentation=Augmentation(224, scales=(1.0,))).batch(0, 0).levels.shape[2:] == (224, 224)
     with pytest.raises(UsageError, match="on_damage"):
         loader_of(on_damage="ignore")
     with pytest.raises(UsageError, match="batch_size 0"):
@@ -337,4 +336,4 @@ def test_a_shard_file_cut_short_or_gone(damaged: tuple[Dataset, Path]) -> None:
 def assert_same(one: Batch, other: Batch) -> None:
     for name, value in vars(one).items():
         found = getattr(other, name)
-        assert np.array_equal(value, found) if isinstance(value, np.ndarray) else sorted(value) == sorted(found)
+        assert np.array_equal(value, found) if isinstance(value, np.ndarray) else value == found

@@ -154,8 +154,19 @@ def test_values_of_planes_are_those_of_their_fields():
         (lambda: optical_flow_stack(FIELDS[:, :1], 0, 3), r"give \(3, 2, height, width\)"),
         (lambda: trajectory_stack(FIELDS[..., :0], 0, 3), r"give \(3, 2, height, width\)"),
         (lambda: optical_flow_stack(FIELDS[:, 0], 0, 3), r"give \(3, 2, height, width\)"),
-        (lambda: optical_flow_stack(FIELDS, 0, 3, means=mean_flow(FIELDS[:2])), r"mean .* give float32 \(3, 2\)"),
-        (lambda: optical_flow_stack(FIELDS, 0, 3, means=mean_flow(FIELDS)[:, :1]), r"mean .* give float32 \(3, 2\)"),
+        (lambda: optical_flow_stack(FIELDS, 0, 3, means=mean_flow(FIELDS[:3])), r"mean .* give float32 \(12, 2\)"),
+        (lambda: optical_flow_stack(FIELDS, 0, 3, means=mean_flow(FIELDS)[:, :1]), r"mean .* give float32 \(12, 2\)"),
+        (lambda: trajectory_stack(FIELDS, 0, 3, means=mean_flow(FIELDS[:3])), r"mean .* give float32 \(12, 2\)"),
+        (
+            lambda: bidirectional_flow_stack(FIELDS, FIELDS, 5, 4, backward_means=mean_flow(FIELDS)),
+            "backward_means without means",
+        ),
+        (
+            lambda: bidirectional_flow_stack(
+                FIELDS, FIELDS, 5, 4, means=mean_flow(FIELDS), backward_means=mean_flow(FIELDS[:2])
+            ),
+            r"mean .* give float32 \(12, 2\)",
+        ),
         (lambda: stack_fields(Stacking(length=3), FIELDS[:3], None), "mean of the fields is missing"),
         (lambda: stack_fields(Stacking(length=3), FIELDS, None), r"give \(3, 2, height, width\)"),
         (lambda: stack_fields(Stacking(length=2), FIELDS[:2], FIELDS[:2]), "backward fields belong to bidirectional"),

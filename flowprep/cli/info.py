@@ -60,8 +60,7 @@ def _lines(info: Any) -> list[str]:
         f"ratio        {ratio}",
         f"frames       {frames}",
         f"on disk      {size(info.bytes)}",
-        f"added error  {info.added_epe:.4f} px on average, {info.added_epe_max:.2f} px at worst: the end-point error",
-        f"             that storing adds to {made}, measured on {info.sampled_fields:,} rows",
+        *_added_error(info, made),
         f"method       {flow['method']} on {flow['backend']} ({settings['engine']}), {flow['direction']}",
         f"parameters   {parameters or 'none'}",
         f"coding       {_coding(settings['storage'], unit)}",
@@ -93,3 +92,12 @@ def _coding(storage: dict[str, Any], unit: str) -> str:
     if storage["range"] == "field":
         return f"JPEG, each {unit}'s own range"
     return f"JPEG, fixed +-{storage['bound']} px, {storage['rounding']}"
+
+
+def _added_error(info: Any, made: str) -> list[str]:
+    if not info.sampled_fields:
+        return ["added error  -"]
+    return [
+        f"added error  {info.added_epe:.4f} px on average, {info.added_epe_max:.2f} px at worst: the end-point error",
+        f"             that storing adds to {made}, measured on {info.sampled_fields:,} rows",
+    ]

@@ -78,7 +78,10 @@ def encode_image(levels: NDArray[np.uint16], level: float) -> bytes:
 def decode_image(
     stream: bytes, shape: tuple[int, int, int], out: NDArray[np.uint16] | None = None
 ) -> NDArray[np.uint16]:
-    """Levels of ``shape`` (C, H, W), in ``out`` where given. Raises RefusedError if ``stream`` holds anything else."""
+    """Levels of ``shape`` (C, H, W), in ``out`` where given. Raises RefusedError for headers that are not flowprep's.
+
+    What a forger puts behind them becomes some image: the decoder seldom objects.
+    """
     _check_headers(stream, shape)
     try:
         image: NDArray[np.uint16] = imagecodecs.htj2k_decode(stream, planar=True, out=out)

@@ -110,7 +110,8 @@ def _check_sides(image: NDArray[np.uint8]) -> None:
     if max(height, width) > JPEG_SIDE:
         raise VideoError(
             Verdict.TOO_LARGE,
-            f"its JPEG images would be {width}x{height} pixels, {JPEG_SIDE} a side is the most; give --short-side",
+            f"its JPEG images would be {width}x{height} pixels, {JPEG_SIDE} a side is the most; give --short-side "
+            "(of stacks --size), or --codec htj2k",
         )
 
 

@@ -35,8 +35,18 @@ class Derived(Product):
             raise RefusedError(
                 f"{self._path} is not finished: run the command that made the dataset again, and this one after it."
             )
-        if config.output and Path(config.output).absolute() == self._path.absolute():
-            raise UsageError(f"{config.output} is the dataset to read: name another folder to write.")
+        here = self._path.resolve()
+        if config.output and here in (target := Path(config.output).resolve(), *target.parents):
+            raise UsageError(f"{config.output} is the dataset to read, or in it: name another folder to write.")
+
+    def _refuse_tall(self, length: int, tallest: int) -> None:
+        """A stack is one JPEG image, its channels one above the other: there is an end to its height."""
+        rows = 2 * length * tallest
+        if self.settings.storage.codec == "jpeg" and rows > JPEG_SIDE:
+            raise UsageError(
+                f"A stack of {length} fields of {tallest} rows is a JPEG image of {rows:,} rows, "
+                f"{JPEG_SIDE:,} is the most: give --codec htj2k, or make smaller stacks (--size, --length)."
+            )
 
     def source(self, say: Callable[[str], None]) -> Source:
         good = [row for row in self._dataset.videos if row.row.verdict is Verdict.OK]
@@ -77,7 +87,8 @@ class StacksOfFields(Derived):
         self.settings = Settings(there.video, there.flow, storage, there.engine, (*there.origins, there.storage), stack)
         if self.settings.computes_flow:
             self.gpu = flow.find(there.flow.method, there.flow.backend).gpu
-        self._refuse_tall(storage)
+        tallest = max((self._name(row).height for row in self._dataset.videos if row.row.flow), default=0)
+        self._refuse_tall(stack.length, tallest)
 
     def _backward(self, stack: StackConfig, there: Settings) -> str:
         """Where backward fields come from."""
@@ -86,21 +97,13 @@ class StacksOfFields(Derived):
         if wanted == "stored" and not stored:
             raise UsageError(f"--backward stored: {self._path} has none; leave it out, and they are computed.")
         if wanted == "frames" and not there.storage.rgb:
+            if stored:
+                raise UsageError(f"--backward frames: {self._path} has none; leave it out, backward flow is stored.")
             raise RefusedError(
                 f"{self._path} has neither backward flow nor RGB frames to compute it from: "
                 "extract the videos with --direction both into another dataset."
             )
         return wanted
-
-    def _refuse_tall(self, storage: StorageConfig) -> None:
-        """A stack is one JPEG image, its channels one above the other: there is an end to its height."""
-        tallest = max((self._name(row).height for row in self._dataset.videos if row.row.flow), default=0)
-        rows = 2 * self._stack.length * tallest
-        if storage.codec == "jpeg" and rows > JPEG_SIDE:
-            raise UsageError(
-                f"A stack of {self._stack.length} fields of {tallest} rows is a JPEG image of {rows:,} rows, "
-                f"{JPEG_SIDE:,} is the most: give --size, a smaller --length, or --codec htj2k."
-            )
 
     def _name(self, row: VideoRow) -> ArrayName:
         assert row.row.flow
@@ -143,6 +146,10 @@ class Transcoded(Derived):
         self.settings = Settings(
             there.video, there.flow, storage, there.engine, (*there.origins, there.storage), there.stack
         )
+        if there.stack:
+            places = [row.row.flow for row in self._dataset.videos if row.row.flow]
+            tallest = max((ArrayName.parse(place.array).height for place in places), default=0)
+            self._refuse_tall(there.stack.length, tallest)
 
     def _estimate(self, row: VideoRow) -> Estimate:
         assert row.row.flow

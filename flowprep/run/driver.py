@@ -128,9 +128,14 @@ class Run:
     def _run_share(self, stop: Stop) -> Summary:
         """One task of a job array: only its own shards. The source is not read again, however large it is."""
         if self.config.run.retry_status or self.config.run.extend:
+            how = (
+                "the same command without --executor batch and --task does that, and the work"
+                if self.settings.derived
+                else "flowprep submit does that"
+            )
             raise UsageError(
-                "--retry-status and --extend plan new work, once, for all tasks of a job array: "
-                "flowprep submit does that. Leave them out here."
+                f"--retry-status and --extend plan new work, once, for all tasks of a job array: {how}. "
+                "Leave them out here."
             )
         started = time.monotonic()
         mine = share(self.config.cluster.task)

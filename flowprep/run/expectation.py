@@ -52,7 +52,7 @@ class Expectation:
                 if array.is_rgb:
                     total += (guess.fields + 1) * array.height * array.width * FRAME_BYTES_PER_PIXEL
                     continue
-                directions = 2 if settings.flow.direction == "both" and array.kind != "stack" else 1
+                directions = len(array.directions(settings.flow.direction))
                 floats = guess.fields * directions * math.prod(array.row_shape())
                 total += 4 * floats / RATIOS[settings.storage.codec]
         return int(total)

@@ -9,8 +9,8 @@
     materialise     all stacks of one video, to be stored
     resizing        planes of flow at another size
     loader          batches for training and testing; torch_loader is for PyTorch
-    sampler, sources, rows, augment, normalising, batch     its parts: what is drawn, found, read, cut out, brought to
-                    zero mean and handed on
+    sampler, sources, augment, normalising, batch       its parts: what is drawn, read, cut out, brought to zero mean
+                    and handed on
     recycling       memory of batches that nobody uses any more
 
 The first six know nothing of datasets: arrays in, arrays out.

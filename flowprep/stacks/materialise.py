@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -11,13 +12,15 @@ from numpy.typing import NDArray
 
 from flowprep import flow, opencv
 from flowprep.config import Settings, StackConfig
-from flowprep.errors import Verdict, VideoError
+from flowprep.errors import RefusedError, Verdict, VideoError
 from flowprep.stacks import fields_needed, frames_of, of_planes, reach, stack_fields
+from flowprep.stacks.resizing import resize
 from flowprep.store.layout import ArrayName
 from flowprep.store.rows import StoredRows
 from flowprep.types import LedgerRow
 from flowprep.wording import plural
 
+SPARE_BYTES = 64 * 2**20  # for fields that come: those that stay are moved the less often
 Loaded = tuple[NDArray[np.float32], NDArray[np.float32]]  # fields (n, 2, H, W) and their means (n, 2), px
 Timer = Callable[[str], AbstractContextManager[None]]  # takes the CPU time of a stage
 
@@ -112,7 +115,9 @@ class _Window:
         """Fields by number, in that order. None may be smaller than the smallest of the last call."""
         low, high = min(numbers), max(numbers) + 1
         if len(self._fields) < high - low:  # at the first call: all stacks need as many
-            self._fields = np.empty((2 * (high - low), *self._fields.shape[1:]), np.float32)
+            field_bytes = 4 * math.prod(self._fields.shape[1:])
+            spare = max(1, min(high - low, SPARE_BYTES // field_bytes))
+            self._fields = np.empty((high - low + spare, *self._fields.shape[1:]), np.float32)
             self._means = np.empty((len(self._fields), 2), np.float32)
         kept = range(low, max(low, self._end))
         start = self._at + low - self._first if kept else 0
@@ -163,7 +168,9 @@ class _Computed:
     def __init__(
         self, rows: StoredRows, source: LedgerRow, settings: Settings, time: Timer, alive: Callable[[], None]
     ) -> None:
-        assert source.frames and source.flow and settings.stack
+        assert source.flow and settings.stack
+        if source.frames is None:
+            raise RefusedError("its RGB frames are not stored, which backward flow is to be computed from")
         self._rows = rows
         self._images = ArrayName.parse(source.frames.array)
         self._start = source.frames.start
@@ -207,16 +214,3 @@ class _Computed:
 def growth_of(array: ArrayName, size: tuple[int, int]) -> NDArray[np.float32]:
     """(2,): factors by which u and v grow when fields of ``array`` are resized to ``size`` (width, height) px."""
     return np.array([size[0] / array.width, size[1] / array.height], np.float32)
-
-
-def resize(plane: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """``plane`` (H, W) at the size of ``out`` (h, w), its values as they are.
-
-    Bilinear; area average where an axis shrinks to less than half, of which bilinear sampling would leave values out.
-    """
-    if out.shape == plane.shape:
-        out[:] = plane
-        return
-    cv2 = opencv.load()
-    halved = any(2 * new < old for new, old in zip(out.shape, plane.shape, strict=True))
-    cv2.resize(plane, out.shape[::-1], out, interpolation=cv2.INTER_AREA if halved else cv2.INTER_LINEAR)

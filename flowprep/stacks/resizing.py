@@ -19,9 +19,14 @@ def resize(plane: NDArray[Any], out: NDArray[Any]) -> None:
         out[:] = plane
         return
     cv2 = opencv.load()
-    halved = any(2 * new < old for new, old in zip(out.shape, plane.shape, strict=True))
-    method = cv2.INTER_AREA if halved else cv2.INTER_LINEAR
     if plane.dtype == np.int8:  # which OpenCV does not resize
-        out[:] = cv2.resize(plane.astype(np.int16), out.shape[::-1], interpolation=method)
-    else:
+        plane = plane.astype(np.int16)
+    rows, columns = (2 * new < old for new, old in zip(out.shape, plane.shape, strict=True))
+    if rows != columns:  # one after the other: OpenCV averages only where no axis grows
+        between = (out.shape[0], plane.shape[1]) if rows else (plane.shape[0], out.shape[1])
+        plane = cv2.resize(plane, between[::-1], interpolation=cv2.INTER_AREA)
+    method = cv2.INTER_AREA if rows and columns else cv2.INTER_LINEAR
+    if out.dtype == plane.dtype:
         cv2.resize(plane, out.shape[::-1], out, interpolation=method)
+    else:
+        out[:] = cv2.resize(plane, out.shape[::-1], interpolation=method)

@@ -211,8 +211,8 @@ class PlaneValues:
         return PlaneValues, (self._rows,)
 
     def of(self, array: ArrayName, start: int, numbers: Sequence[int]) -> NDArray[np.float32]:
-        """Of the rows ``start`` + each of ``numbers``, (n, 3, C) float32: scale in px per level, level of 0 px, mean in px
-        of the field that the channel comes from.
+        """Of the rows ``start`` + each of ``numbers``, (n, 3, C) float32: scale in px per level, level of 0 px, and the
+        mean in px of the field that the channel comes from.
         """
         rows = [start + number for number in numbers]
         return np.stack([self._block(array, row // SLOTS)[row % SLOTS] for row in rows])

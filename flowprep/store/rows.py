@@ -180,7 +180,10 @@ def _read_side(store: LocalStore, array: ArrayName, side: str, block: int) -> ND
         raise RefusedError(f"{path}: {error}.") from None
     if len(data) != np.dtype(dtype).itemsize * SLOTS * math.prod(shape):
         raise RefusedError(f"{path}: damaged: {len(data)} bytes are not {SLOTS} rows.")
-    return np.frombuffer(data, dtype).reshape(SLOTS, *shape)
+    values = np.frombuffer(data, dtype).reshape(SLOTS, *shape)
+    if not np.isfinite(values).all():
+        raise RefusedError(f"{path}: damaged: it holds values that are not finite.")
+    return values
 
 
 @contextmanager
