@@ -15,11 +15,12 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from flowprep.config import Stacking, StorageConfig, TranscodeConfig
+from flowprep.config import RunConfig, StackConfig, Stacking, StackingConfig, StorageConfig
 from flowprep.errors import ExitCode, RefusedError, UsageError
 from flowprep.flow.metrics import end_point_error
 from flowprep.plan import BLOCK
-from flowprep.run import driver
+from flowprep.run.changes import Changes
+from flowprep.run.derived import StacksOfFields
 from flowprep.stacks import (
     bidirectional_flow_stack,
     bidirectional_trajectory_stack,
@@ -32,7 +33,7 @@ from flowprep.store.layout import ArrayName, shard_key, side_key
 from flowprep.store.reader import Dataset
 from flowprep.store.verify import verify
 from flowprep.types import Placement
-from tests.in_process import BATCH, CLIP, FINE, SETTINGS, derive, make_dataset, stack, transcode, write_clips
+from tests.in_process import CLIP, FINE, SETTINGS, make_dataset, stack, transcode, write_clips
 
 HALF = 0.0005 + 1e-5  # px: half a step of FINE, and rounding
 SHORT = "more/left/left_00.avi"
@@ -368,13 +369,14 @@ def test_a_source_that_was_made_anew_meanwhile_is_not_mixed_in(tmp_path: Path) -
     for video in videos:
         error = np.abs(Dataset(tmp_path / "again.zarr").flow(video.id) - Dataset(one).flow(video.id))
         assert error.max() <= HALF
-    with pytest.raises(RefusedError, match="New or of another size"):
-        transcode(one, tmp_path / "first.zarr", FINE)
     (commit,) = (tmp_path / "first.zarr/.flowprep/commits").iterdir()
     commit.unlink()
-    config = TranscodeConfig(str(one), str(tmp_path / "first.zarr"), FINE, cluster=BATCH)
     with pytest.raises(RefusedError, match="has changed since this dataset was planned: .* with --extend"):
-        derive(driver.Transcoding(config, lambda _: None, quiet=True))
+        transcode(one, tmp_path / "first.zarr", FINE)
+    planned = Dataset(tmp_path / "first.zarr").plans
+    source = StacksOfFields(StackingConfig(str(one), stack=StackConfig(length=2))).source(lambda _: None)
+    with pytest.raises(RefusedError, match="New or of another size"):
+        Changes(source, planned, {}, RunConfig()).refuse("it")
 
 
 def test_stacks_too_tall_for_a_jpeg_image_are_refused_before_anything_is_written(forward: Path, tmp_path: Path) -> None:
