@@ -34,7 +34,6 @@ from flowprep.codecs import field_codec
 from flowprep.config import Stacking
 from flowprep.stacks.augment import Augmentation, Crop
 from flowprep.stacks.loader import StackLoader
-from flowprep.stacks.rows import RowReader
 from flowprep.stacks.sampler import Sample
 from flowprep.store.reader import Dataset
 
@@ -52,7 +51,7 @@ class Ways:
         self.loader = self.stack_loader(samples)
         self.out = self.loader.batch(0, 0).levels
         self.drawn = [self.loader.sampler.sample(0, number) for number in range(samples)]
-        self.rows = RowReader(dataset.path)
+        self.rows = dataset.rows
         self.codec = field_codec(dataset.settings.storage)
         self.arrays = {clip.array for clip in self.loader.sampler.clips}
         self.zarr = {array: zarr.open_array(dataset.path / str(array), mode="r") for array in self.arrays}
@@ -67,7 +66,7 @@ class Ways:
 
     def payloads_of(self, sample: Sample) -> list[bytes]:
         first = sample.clip.start + sample.frame
-        return [bytes(row) for row in self.rows.rows(sample.clip.array, range(first, first + LENGTH))]
+        return self.rows.payloads(sample.clip.array, range(first, first + LENGTH))
 
     def window(self, sample: Sample) -> Crop:
         return self.augmentation.window(sample.clip.array.height, sample.clip.array.width, sample.draws)
@@ -149,7 +148,7 @@ class Ways:
         with tarfile.open(path, "w") as tar:
             for number in range(len(self.drawn)):
                 clip = clips[number % len(clips)]
-                rows = [bytes(row) for row in self.rows.rows(clip.array, range(clip.start, clip.start + clip.length))]
+                rows = self.rows.payloads(clip.array, range(clip.start, clip.start + clip.length))
                 data = b"".join([len(row).to_bytes(4, "little") + row for row in rows])
                 info = tarfile.TarInfo(f"{number:05d}.fields")
                 info.size = len(data)

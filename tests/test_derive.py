@@ -349,7 +349,7 @@ def test_a_shard_of_stacks_that_was_cut_short(source: Path, tmp_path: Path) -> N
     path = spoil(tmp_path / "out.zarr", place, lambda data: data.__delitem__(slice(len(data) // 2, None)))
     report = verify(Dataset(tmp_path / "out.zarr"))
     assert any("were committed; its commit record is" in fault for fault in report.faults)
-    with pytest.raises(RefusedError, match=rf"{CLIP}: {path}: damaged"):
+    with pytest.raises(RefusedError, match=rf"{CLIP}: stacks 0 to 2: {path}: damaged"):
         Dataset(tmp_path / "out.zarr").stacks(CLIP)
 
 

@@ -234,9 +234,7 @@ def test_every_convention() -> None:
     assert first_column(payloads) == list(CODECS)
     for row in payloads.rows:
         coding = encoding(StorageConfig(code(row[0])[0]))
-        assert code(row[2]) == [
-            part.to_dict()["name"] for part in (coding["serializer"], *(coding["compressors"] or ()))
-        ]
+        assert code(row[2]) == [part.to_dict()["name"] for part in (coding["serializer"], *coding["compressors"][:-1])]
 
 
 # --- links and paths ---

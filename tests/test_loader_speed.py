@@ -28,13 +28,13 @@ class Rig:
     def __init__(self, dataset: Dataset, crop: int) -> None:
         self.loader = StackLoader(dataset, Stacking(), part="", batch_size=SAMPLES, augmentation=Augmentation(crop))
         self.loader.batch(0, 0)  # what is cached is
-        self.codec, self.rows = self.loader.source.codec, self.loader.source.rows  # type: ignore[attr-defined]
+        self.codec, self.rows = dataset.rows.codec, dataset.rows
         self.drawn = [self.loader.sampler.sample(0, number) for number in range(SAMPLES)]
         self.places = [
             (sample.clip.array, range(sample.clip.start + sample.frame, sample.clip.start + sample.frame + 10))
             for sample in self.drawn
         ]
-        self.payloads = [(array, self.rows.rows(array, numbers)) for array, numbers in self.places]
+        self.payloads = [(array, self.rows.payloads(array, numbers)) for array, numbers in self.places]
         self.arrays = {array: zarr.open_array(dataset.path / str(array), mode="r") for array, _ in self.places}
 
     def load(self) -> None:

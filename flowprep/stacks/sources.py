@@ -73,7 +73,8 @@ class FieldSource:
         halves = [(clip.array.turned("flow"), fields.forward)]
         if self.stacking.bidirectional:
             halves.append((clip.array.turned("flow_backward"), fields.backward))
-        with naming(clip.start, "field", clip.id):
+        read = fields.forward + fields.backward
+        with naming(clip.start, "field", clip.id, (min(read), max(read))):
             # Of each direction (n, 3, 2): scale, zero and mean of each field.
             values = [self._planes.of(array, clip.start, numbers) for array, numbers in halves]
             if self.stacking.kind == "trajectory":
@@ -142,7 +143,7 @@ class StackSource:
     def load(self, clip: Clip, frame: int, window: Crop, out: NDArray[Any]) -> Values:
         row = clip.start + frame
         levels = self._scratch.array("stack", clip.array.row_shape(), self.dtype)
-        with naming(clip.start, "stack", clip.id):
+        with naming(clip.start, "stack", clip.id, (frame, frame)):
             (payload,) = self._rows.payloads(clip.array, [row])
             self._rows.decode(clip.array, row, payload, levels)
             (planes,) = self._planes.of(clip.array, clip.start, [frame])
@@ -164,7 +165,7 @@ class FrameSource:
 
     def load(self, clip: Clip, frame: int, window: Crop, out: NDArray[Any]) -> Values:
         row = clip.start + frame
-        with naming(clip.start, "frame", clip.id):
+        with naming(clip.start, "frame", clip.id, (frame, frame)):
             (payload,) = self._rows.payloads(clip.array, [row])
             image = self._rows.image(clip.array, row, payload)
         extract: Callable[..., Any] = opencv.load().extractChannel

@@ -138,7 +138,7 @@ class Dataset:
         direction: "forward", or "backward" (field i leads from frame i+1 to frame i) where it was extracted.
         """
         place = self._flow_rows(video, start, stop, direction)
-        with self._naming(video):
+        with self._naming(video, place):
             return self.rows.flow(*place)
 
     def levels(
@@ -146,37 +146,37 @@ class Dataset:
     ) -> NDArray[Any]:
         """The same fields as they are stored: (n, 2, H, W), uint8 unless stored in another way than JPEG."""
         place = self._flow_rows(video, start, stop, direction)
-        with self._naming(video):
+        with self._naming(video, place):
             return self.rows.levels(*place)
 
     def stats(
         self, video: str | int, start: int = 0, stop: int | None = None, *, direction: str = "forward"
     ) -> NDArray[np.float32]:
         """Mean, minimum and maximum in px of the original floats: (n, 2, 3) float32."""
-        array, first, last = self._flow_rows(video, start, stop, direction)
-        with self._naming(video):
-            return self.rows.side(array, "stats", first, last)
+        place = self._flow_rows(video, start, stop, direction)
+        with self._naming(video, place):
+            return self.rows.side(place[0], "stats", *place[1:])
 
     def stacks(self, video: str | int, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Of a dataset of stacks: stacks start..stop-1 of a video in pixels, (n, 2L, H, W) float32."""
         place = self._stack_rows(video, start, stop)
-        with self._naming(video, "stack"):
+        with self._naming(video, place):
             return self.rows.flow(*place)
 
     def stack_frames(self, video: str | int) -> NDArray[np.int32]:
         """Of a dataset of stacks: the frame that each stack of a video is of, (n,) int32."""
-        array, first, last = self._stack_rows(video, 0, None)
-        with self._naming(video):
-            return self.rows.side(array, "frame", first, last)
+        place = self._stack_rows(video, 0, None)
+        with self._naming(video, place):
+            return self.rows.side(place[0], "frame", *place[1:])
 
     def stack_means(self, video: str | int, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Of a dataset of stacks: the mean in px of the field that each channel was taken from, (n, 2L) float32.
 
         It is subtracted already where the stacks were made with ``--mean-subtract``.
         """
-        array, first, last = self._stack_rows(video, start, stop)
-        with self._naming(video):
-            return self.rows.side(array, "mean", first, last)
+        place = self._stack_rows(video, start, stop)
+        with self._naming(video, place):
+            return self.rows.side(place[0], "mean", *place[1:])
 
     def frames(self, video: str | int, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """RGB frames start..stop-1 of a video: (n, 3, H, W) uint8."""
@@ -184,8 +184,9 @@ class Dataset:
         if row.frames is None:
             how = "stacks have none" if self.settings.stack else "extract was run with --no-rgb"
             raise UsageError(f"{row.id}: its RGB frames were not stored ({how}).")
-        with naming(row.frames.start, "frame", row.id):
-            return self.rows.frames(*_placed(row.frames, start, stop))
+        array, first, last = _placed(row.frames, start, stop)
+        with naming(row.frames.start, "frame", row.id, (first - row.frames.start, last - row.frames.start - 1)):
+            return self.rows.frames(array, first, last)
 
     def close(self) -> None:
         """Close the files that are held open; the object stays usable."""
@@ -199,11 +200,12 @@ class Dataset:
             )
         return row
 
-    def _naming(self, video: str | int, unit: str = "field") -> AbstractContextManager[None]:
-        """Says of what is damaged whose it is."""
+    def _naming(self, video: str | int, place: tuple[ArrayName, int, int]) -> AbstractContextManager[None]:
+        """Says of what is damaged in ``place`` whose it is."""
         row = self._row(video).row
         assert row.flow
-        return naming(row.flow.start, unit, row.id)
+        start, (_, first, last) = row.flow.start, place
+        return naming(start, self.settings.unit, row.id, (first - start, last - start - 1))
 
     def _stack_rows(self, video: str | int, start: int, stop: int | None) -> tuple[ArrayName, int, int]:
         if self.settings.stack is None:

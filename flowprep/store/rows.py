@@ -40,8 +40,11 @@ class DamagedRowError(RefusedError):
 
 
 @contextmanager
-def naming(start: int, unit: str = "field", video: str = "") -> Iterator[None]:
-    """Put before what is wrong with rows of a video, the first of them ``start``, whose they are, and which."""
+def naming(start: int, unit: str = "field", video: str = "", asked: tuple[int, int] | None = None) -> Iterator[None]:
+    """Put before what is wrong with rows of a video, the first of them ``start``, whose they are, and which.
+
+    ``asked``: the first and the last that are read, by the video's own numbers, for damage not of one row alone.
+    """
     whose = f"{video}: " if video else ""
     try:
         yield
@@ -50,7 +53,9 @@ def naming(start: int, unit: str = "field", video: str = "") -> Iterator[None]:
     except DamagedRowError as error:
         raise RefusedError(f"{whose}{unit} {error.row - start}: {error}") from None
     except RefusedError as error:
-        raise RefusedError(f"{whose}{error}") from None
+        low, high = asked or (0, -1)
+        which = f"{unit} {low}: " if low == high else f"{unit}s {low} to {high}: " if low < high else ""
+        raise RefusedError(f"{whose}{which}{error}") from None
 
 
 class StoredRows:
@@ -78,9 +83,10 @@ class StoredRows:
 
     def levels(self, array: ArrayName, first: int, last: int) -> NDArray[Any]:
         """Fields or stacks first..last-1 as they are stored, integers: (n, 2L, H, W)."""
-        out = np.empty((max(0, last - first), *array.row_shape()), self.codec.dtype)
         rows = range(first, last)
-        for row, payload, target in zip(rows, self.payloads(array, rows), out, strict=True):
+        payloads = self.payloads(array, rows)  # first of all: a forged record may claim rows without end
+        out = np.empty((len(payloads), *array.row_shape()), self.codec.dtype)
+        for row, payload, target in zip(rows, payloads, out, strict=True):
             self.decode(array, row, payload, target)
         return out
 
@@ -93,9 +99,10 @@ class StoredRows:
 
     def frames(self, array: ArrayName, first: int, last: int) -> NDArray[np.uint8]:
         """RGB frames first..last-1: (n, 3, H, W) uint8."""
-        out = np.empty((max(0, last - first), *array.row_shape()), np.uint8)
         rows = range(first, last)
-        for row, payload, target in zip(rows, self.payloads(array, rows), out, strict=True):
+        payloads = self.payloads(array, rows)
+        out = np.empty((len(payloads), *array.row_shape()), np.uint8)
+        for row, payload, target in zip(rows, payloads, out, strict=True):
             target[:] = self.image(array, row, payload).transpose(2, 0, 1)
         return out
 
@@ -110,9 +117,9 @@ class StoredRows:
         """Encoded ``rows``, in that order, their checksums right. What lies between them is read with them."""
         if not rows:
             return []
-        low = min(rows)
+        low, high = (rows[0], rows[-1]) if isinstance(rows, range) else (min(rows), max(rows))
         found: list[bytes] = []
-        for block, slots in _blocks(low, max(rows) + 1):
+        for block, slots in _blocks(low, high + 1):
             found += self._stored(layout.shard_key(array, block), slots)
         payloads = []
         for row in rows:
