@@ -14,6 +14,7 @@ from tests.loader_data import flow_folder
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("options", [["--rounds", "1"], ["--memory", "20"]], ids=str)
 def test_loader(tmp_path: Path, options: list[str]) -> None:
     figures = tmp_path / "figures.json"

@@ -40,7 +40,7 @@ def clean(source: Path) -> Path:
     return source.with_name("clean.zarr")
 
 
-@pytest.mark.parametrize("moment", [1, 7])
+@pytest.mark.parametrize("moment", [pytest.param(1, marks=pytest.mark.system), 7])
 def test_killed_it_goes_on_and_ends_with_the_same_bytes(source: Path, clean: Path, tmp_path: Path, moment: int) -> None:
     out = tmp_path / "out.zarr"
     store = LocalStore(out)
@@ -130,7 +130,7 @@ def test_info_says_what_was_made_of_what(clean: Path, source: Path) -> None:
         (["stack", "SOURCE", "out.zarr", "--every", "2", "--per-video", "3"], "exclude each other"),
         (["transcode", "SOURCE", "out.zarr", "--codec", "htj2k", "--quality", "50"], "is for --codec jpeg"),
         (["stack", "SOURCE", "out.zarr", "--rgb"], "No such option"),
-        (["stack", "SOURCE", "SOURCE"], "is the dataset to read: name another folder to write"),
+        (["stack", "SOURCE", "SOURCE"], "is the dataset to read, or in it: name another folder to write"),
     ],
 )
 def test_mistakes_get_one_clear_error(source: Path, tmp_path: Path, arguments: list[str], words: str) -> None:

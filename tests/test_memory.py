@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flowprep.video import write_video
 
 SCRIPT = """
-import resource, sys, tempfile
+import sys, tempfile
 from pathlib import Path
 from flowprep.config import FlowConfig, Settings, StorageConfig, VideoConfig
 from flowprep.extract import Extractor
@@ -22,7 +22,8 @@ parameters = {"preset": sys.argv[4]} if sys.argv[4] else {}
 settings = Settings(VideoConfig(), FlowConfig(sys.argv[2], sys.argv[3], "forward", parameters), StorageConfig(), "")
 with tempfile.TemporaryDirectory() as folder:
     row = Extractor(settings).extract(Path(sys.argv[1]), "x", Path(folder), lambda _: None)
-print(row.verdict, row.flow.length, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(row.verdict, row.flow.length, status["VmHWM"].split()[0])  # ru_maxrss is at least what the parent had
 """
 
 
