@@ -184,7 +184,8 @@ def cluster_engine(
         engine = DaskEngine(client, work, workers.room, {"GPU": 1} if gpu else {})
         try:
             workers.start()
-            with suppress(TimeoutError):  # of a worker that hangs: it is a courtesy, and no reason to wait longer
+            # Of a worker that hangs, or dies just now: it is a courtesy, and no reason to wait longer or to end.
+            with suppress(OSError, TimeoutError):
                 within(ANSWER_SECONDS, lambda: client.register_plugin(_Courtesy()))
             yield engine
         except CommClosedError:
