@@ -216,6 +216,10 @@ class PlaneValues:
         mean in px of the field that the channel comes from.
         """
         rows = [start + number for number in numbers]
+        block, *others = {row // SLOTS for row in rows}
+        if not others:
+            kept: NDArray[np.float32] = self._block(array, block)[[row % SLOTS for row in rows]]
+            return kept
         return np.stack([self._block(array, row // SLOTS)[row % SLOTS] for row in rows])
 
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 import stat
 import weakref
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -101,7 +102,8 @@ class ShardReader:
             raise self._damaged("its index points outside the data")
         first = int(wanted[0, 0])
         block = self._read(first, int(ends[-1]))
-        return [block[int(offset) - first : int(end) - first] for offset, end in zip(wanted[:, 0], ends, strict=True)]
+        cuts = [0, *(end - first for end in ends.tolist())]
+        return [block[low:high] for low, high in pairwise(cuts)]
 
     def _read(self, first: int, last: int) -> bytes:
         """Bytes first..last-1 of the file; a system call may give fewer than asked for."""
