@@ -42,7 +42,7 @@ class RowFile:
         self._sides: dict[str, list[NDArray[Any]]] = {name: [] for name in array.sides}
         self._hash = hashlib.sha256(str(array).encode())
 
-    def append(self, payload: bytes, **sides: Any) -> None:
+    def append(self, payload: bytes | memoryview, **sides: Any) -> None:
         """One more row; ``sides`` has a value for each side array, of the shape of one row."""
         stored = with_checksum(payload)
         try:
@@ -138,7 +138,7 @@ class VideoWriter:
         for image in images:
             file.append(codecs.encode_rgb(image, self._storage.rgb_quality))
 
-    def payload(self, array: ArrayName, payload: bytes) -> None:
+    def payload(self, array: ArrayName, payload: bytes | memoryview) -> None:
         """An RGB frame that is encoded already."""
         self._file(array).append(payload)
 

@@ -131,8 +131,6 @@ def test_zarr_writes_what_the_codec_reads(name: str, tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=40)
 def test_truncated_rows_are_refused(name: str, cut: int) -> None:
     codec, payload, levels = stored(name, SHAPES[0])
-    if name.startswith("jpeg"):  # whose decoder fills in what is missing behind the headers
-        cut %= 300
     with pytest.raises(RefusedError):
         codec.decode(payload[: cut % len(payload)], levels.shape)
 

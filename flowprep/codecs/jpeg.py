@@ -14,6 +14,7 @@ import math
 import struct
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -78,12 +79,9 @@ def decode_field(
 
     Raises RefusedError if that is not what ``payload`` holds.
     """
-    image = _decoded(payload, (channels * height, width), opencv.load().IMREAD_GRAYSCALE)
-    levels = image.reshape(channels, height, width)
-    if out is None:
-        return levels
-    out[:] = levels  # OpenCV's decoder takes no array to write to
-    return out
+    levels = np.empty((channels, height, width), np.uint8) if out is None else out
+    _decode(payload, levels.reshape(channels * height, width))
+    return levels
 
 
 def encode_rgb(image: NDArray[np.uint8], quality: int) -> bytes:
@@ -99,8 +97,8 @@ def encode_rgb(image: NDArray[np.uint8], quality: int) -> bytes:
 
 def decode_rgb(payload: bytes | memoryview, height: int, width: int) -> NDArray[np.uint8]:
     """The (H, W, 3) uint8 RGB frame of :func:`encode_rgb`. Raises RefusedError if ``payload`` holds anything else."""
-    cv2 = opencv.load()
-    image: NDArray[np.uint8] = cv2.cvtColor(_decoded(payload, (height, width), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    image = np.empty((height, width, 3), np.uint8)
+    _decode(payload, image)
     return image
 
 
@@ -115,20 +113,19 @@ def _check_sides(image: NDArray[np.uint8]) -> None:
         )
 
 
-def _decoded(payload: bytes | memoryview, shape: tuple[int, int], mode: int) -> NDArray[np.uint8]:
-    """Decode after comparing the size that the JPEG header declares: a forged one must not allocate gigabytes."""
-    cv2 = opencv.load()
-    size = _declared_size(payload)
-    if size != shape:
-        raise RefusedError(f"a stored image is {size[1]}x{size[0]}, its array says {shape[1]}x{shape[0]}")
+def _decode(payload: bytes | memoryview, image: NDArray[np.uint8]) -> None:
+    """Decode into ``image`` (H, W) or (H, W, 3), contiguous. Raises RefusedError if ``payload`` is no such image."""
+    # Compared first: the decoder asks for memory for whatever size a forged header declares.
+    height, width = _declared_size(payload)
+    if (height, width) != image.shape[:2]:
+        raise RefusedError(f"a stored image is {width}x{height}, its array says {image.shape[1]}x{image.shape[0]}")
+    if payload[-2:] != b"\xff\xd9":  # the end of image: the decoder would fill in what is missing
+        raise RefusedError("a stored JPEG image is cut off")
     try:
-        # An orientation tag, which nobody here writes, would turn the image.
-        image = cv2.imdecode(np.frombuffer(payload, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        image = None
-    if image is None or image.shape[:2] != shape:
-        raise RefusedError("a stored JPEG image does not decode: it is damaged")
-    return np.asarray(image, np.uint8)
+        # OpenCV's decoder takes no array to write to. This one takes any buffer, whatever its types say.
+        imagecodecs.jpeg8_decode(payload, out=image)  # type: ignore[arg-type]
+    except (imagecodecs.Jpeg8Error, ValueError) as error:
+        raise RefusedError("a stored JPEG image does not decode: it is damaged") from error
 
 
 def _declared_size(payload: bytes | memoryview) -> tuple[int, int]:

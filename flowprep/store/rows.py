@@ -90,7 +90,7 @@ class StoredRows:
             self.decode(array, row, payload, target)
         return out
 
-    def decode(self, array: ArrayName, row: int, payload: bytes, out: NDArray[Any]) -> None:
+    def decode(self, array: ArrayName, row: int, payload: bytes | memoryview, out: NDArray[Any]) -> None:
         """Levels (2L, H, W) of one field or stack into ``out``; DamagedRowError if ``payload`` is not that."""
         try:
             self.codec.decode(payload, array.row_shape(), out)
@@ -106,19 +106,19 @@ class StoredRows:
             target[:] = self.image(array, row, payload).transpose(2, 0, 1)
         return out
 
-    def image(self, array: ArrayName, row: int, payload: bytes) -> NDArray[np.uint8]:
+    def image(self, array: ArrayName, row: int, payload: bytes | memoryview) -> NDArray[np.uint8]:
         """One RGB frame, (H, W, 3) uint8; DamagedRowError if ``payload`` is not that."""
         try:
             return codecs.decode_rgb(payload, array.height, array.width)
         except RefusedError as error:
             raise DamagedRowError(self.path(array, row), array, row, str(error)) from None
 
-    def payloads(self, array: ArrayName, rows: Sequence[int]) -> list[bytes]:
+    def payloads(self, array: ArrayName, rows: Sequence[int]) -> list[memoryview]:
         """Encoded ``rows``, in that order, their checksums right. What lies between them is read with them."""
         if not rows:
             return []
         low, high = (rows[0], rows[-1]) if isinstance(rows, range) else (min(rows), max(rows))
-        found: list[bytes] = []
+        found: list[memoryview] = []
         for block, slots in _blocks(low, high + 1):
             found += self._stored(layout.shard_key(array, block), slots)
         payloads = []
@@ -149,10 +149,10 @@ class StoredRows:
         """Close the files that are held open; the object stays usable."""
         self._shard.cache_clear()
 
-    def _stored(self, key: str, slots: slice) -> list[bytes]:
+    def _stored(self, key: str, slots: slice) -> list[memoryview]:
         """Rows of one shard file, as they lie there."""
 
-        def read() -> list[bytes]:
+        def read() -> list[memoryview]:
             try:
                 return self._shard(key).rows(slots.start, slots.stop)
             except OSError:

@@ -16,11 +16,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from flowprep.errors import RefusedError
+from flowprep.store.checksums import checksum
 
 SLOTS = 2048  # rows of one shard file
 EMPTY = 2**64 - 1
@@ -61,7 +61,7 @@ class ShardWriter:
     def finish(self) -> str:
         """Write the index, close the file, and give its sha256 (hex)."""
         index = self._index.tobytes()
-        self._write(index + google_crc32c.value(index).to_bytes(4, "little"))
+        self._write(index + checksum(index).to_bytes(4, "little"))
         self.pause()
         return self._hash.hexdigest()
 
@@ -81,15 +81,18 @@ class ShardReader:
             if self._data_bytes < 0:
                 raise self._damaged(f"{self._data_bytes + INDEX_BYTES} bytes are too few for a shard file")
             raw = self._read(self._data_bytes, self._data_bytes + INDEX_BYTES)
-            if google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+            if checksum(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
                 raise self._damaged("the checksum of its index is wrong")
         except BaseException:
             self.close()
             raise
         self.index: NDArray[np.uint64] = np.frombuffer(raw, "<u8", SLOTS * 2).reshape(SLOTS, 2)  # (offset, length)
 
-    def rows(self, start: int, stop: int) -> list[bytes]:
-        """The encoded rows of slots start..stop-1, read in one step (neighbours lie side by side)."""
+    def rows(self, start: int, stop: int) -> list[memoryview]:
+        """The encoded rows of slots start..stop-1, read in one step (neighbours lie side by side).
+
+        They share the memory of the whole step.
+        """
         if stop <= start:
             return []
         wanted = self.index[start:stop]
@@ -105,16 +108,16 @@ class ShardReader:
         cuts = [0, *(end - first for end in ends.tolist())]
         return [block[low:high] for low, high in pairwise(cuts)]
 
-    def _read(self, first: int, last: int) -> bytes:
+    def _read(self, first: int, last: int) -> memoryview:
         """Bytes first..last-1 of the file; a system call may give fewer than asked for."""
-        parts = []
-        while first < last:
-            part = os.pread(self._file, last - first, first)
-            if not part:
+        block = memoryview(bytearray(last - first))
+        left = block
+        while left:
+            count = os.preadv(self._file, [left], last - len(left))
+            if not count:
                 raise self._damaged("it has become shorter while it was read")
-            parts.append(part)
-            first += len(part)
-        return b"".join(parts)
+            left = left[count:]
+        return block.toreadonly()
 
     def _damaged(self, how: str) -> RefusedError:
         return RefusedError(f"{self.path}: damaged: {how}.")
