@@ -87,10 +87,10 @@ def gather_levels(
 
 
 def of_planes(stacking: Stacking, forward: Floats, backward: Floats | None = None) -> Floats:
-    """(2L,) values for the planes of a stack, of values (n, 2) for the fields of its Reach: mean, scale, zero."""
+    """Mean, scale or zero of the planes of a stack, (..., 2L), of those of the fields of its Reach, (..., n, 2)."""
     step = stacking.temporal_stride if stacking.kind == "trajectory" else 1  # the Reach has the fields between, too
     halves = [forward] if backward is None else [forward, backward]
-    return np.concatenate([half[::step].ravel() for half in halves])
+    return np.concatenate([half[..., ::step, :].reshape(*half.shape[:-2], -1) for half in halves], axis=-1)
 
 
 def stack_at(

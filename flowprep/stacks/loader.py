@@ -255,17 +255,16 @@ class StackLoader:
 
     def _fold(self, values: Values, window: Crop, mirror: bool, sample: Sample) -> None:
         """Let ``values`` have what augmentation makes of them."""
-        scale, _, mean = values.planes
         if self.source.colour:
             if self.augmentation.jitter:
                 factor, shift = self.augmentation.jitter.of(sample.draws.jitter)
+                scale, _, mean = values.planes
                 scale *= np.float32(factor)
                 mean -= shift
         else:
             crop = self.augmentation.crop
-            factors = np.array(geometry(window, crop, crop, mirror=mirror), np.float32)
-            for pairs in (scale.reshape(-1, 2), mean.reshape(-1, 2)):
-                pairs *= factors
+            pairs = values.planes.reshape(3, -1, 2)[::2]  # scale and mean, of u and v
+            pairs *= np.array(geometry(window, crop, crop, mirror=mirror), np.float32)
 
     def _note(self, batch: Batch, id: str, error: RefusedError) -> None:
         """Count a damaged sample, and say so at the first of its video."""

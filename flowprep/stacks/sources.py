@@ -70,18 +70,18 @@ class FieldSource:
 
     def load(self, clip: Clip, frame: int, window: Crop, out: NDArray[Any]) -> Values:
         fields = reach(self.stacking, clip.length, frame)
-        halves = [(clip.array.turned("flow"), fields.forward)]
+        halves = [(clip.array, fields.forward)]
         if self.stacking.bidirectional:
             halves.append((clip.array.turned("flow_backward"), fields.backward))
         read = fields.forward + fields.backward
         with naming(clip.start, "field", clip.id, (min(read), max(read))):
-            # Of each direction (n, 3, 2): scale, zero and mean of each field.
+            # Of each direction (3, n, 2): scale, zero and mean of each field.
             values = [self._planes.of(array, clip.start, numbers) for array, numbers in halves]
             if self.stacking.kind == "trajectory":
                 self._follow(clip, halves, values, window, out)
             else:
                 self._cut(clip, halves, window, out)
-        planes = np.stack([of_planes(self.stacking, *(half[:, which] for half in values)) for which in range(3)])
+        planes = of_planes(self.stacking, *values)
         if not self.stacking.mean_subtract:
             planes[2] = 0
         return Values(planes, frame)
@@ -113,7 +113,7 @@ class FieldSource:
             rows = [clip.start + number for number in numbers]
             for row, payload, place in zip(rows, self._rows.payloads(array, rows), levels, strict=True):
                 self._rows.decode(array, row, payload, place)
-            given += [levels, of[:, 0], of[:, 1]]
+            given += [levels, of[0], of[1]]
         ahead, behind = given[:3], given[3:] or [None, None, None]
         gather_levels(self.stacking, ahead[0], ahead[1], ahead[2], behind[0], behind[1], behind[2], window, out)
 
@@ -146,7 +146,7 @@ class StackSource:
         with naming(clip.start, "stack", clip.id, (frame, frame)):
             (payload,) = self._rows.payloads(clip.array, [row])
             self._rows.decode(clip.array, row, payload, levels)
-            (planes,) = self._planes.of(clip.array, clip.start, [frame])
+            planes = self._planes.of(clip.array, clip.start, [frame])[:, 0]
             of_frame = self._rows.side_block(clip.array, "frame", row // SLOTS)[row % SLOTS]
         out[:] = window.of(levels)
         planes[2] *= self._subtract
@@ -212,23 +212,23 @@ class PlaneValues:
         return PlaneValues, (self._rows,)
 
     def of(self, array: ArrayName, start: int, numbers: Sequence[int]) -> NDArray[np.float32]:
-        """Of the rows ``start`` + each of ``numbers``, (n, 3, C) float32: scale in px per level, level of 0 px, and the
+        """Of the rows ``start`` + each of ``numbers``, (3, n, C) float32: scale in px per level, level of 0 px, and the
         mean in px of the field that the channel comes from.
         """
         rows = [start + number for number in numbers]
         block, *others = {row // SLOTS for row in rows}
         if not others:
-            kept: NDArray[np.float32] = self._block(array, block)[[row % SLOTS for row in rows]]
+            kept: NDArray[np.float32] = self._block(array, block)[:, [row % SLOTS for row in rows]]
             return kept
-        return np.stack([self._block(array, row // SLOTS)[row % SLOTS] for row in rows])
+        return np.stack([self._block(array, row // SLOTS)[:, row % SLOTS] for row in rows], axis=1)
 
 
 def _block_of_values(rows: StoredRows, array: ArrayName, block: int) -> NDArray[np.float32]:
-    """Scale, zero and mean of one block: (SLOTS, 3, C). Means of fields are the first of their statistics."""
+    """Scale, zero and mean of one block: (3, SLOTS, C). Means of fields are the first of their statistics."""
     scale, zero = (rows.side_block(array, side, block) for side in ("scale", "zero"))
     if "mean" in array.sides:
         mean = rows.side_block(array, "mean", block)
     else:
         mean = rows.side_block(array, "stats", block)[:, :, 0]
     pairs = array.channels // 2
-    return np.stack([np.tile(scale, pairs), np.tile(zero, pairs), mean], axis=1)
+    return np.stack([np.tile(scale, pairs), np.tile(zero, pairs), mean])

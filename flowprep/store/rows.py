@@ -159,7 +159,7 @@ class StoredRows:
                 self._shard.cache_clear()  # a stale file handle stays stale: the next try opens the file anew
                 raise
 
-        with _damage(self.store.path(key)):
+        with _damage(self.store, key):
             return patiently(read)
 
 
@@ -177,9 +177,10 @@ def _open_shard(store: LocalStore, key: str) -> ShardReader:
 
 
 def _read_side(store: LocalStore, array: ArrayName, side: str, block: int) -> NDArray[Any]:
-    path = store.path(layout.side_key(array, side, block))
+    key = layout.side_key(array, side, block)
+    path = store.path(key)
     shape, dtype = array.sides[side]
-    with _damage(path):
+    with _damage(store, key):
         stored = patiently(path.read_bytes)
     try:
         data = without_checksum(stored)
@@ -194,11 +195,11 @@ def _read_side(store: LocalStore, array: ArrayName, side: str, block: int) -> ND
 
 
 @contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def _damage(store: LocalStore, key: str) -> Iterator[None]:
     """A file that is gone is damage to the dataset; anything else that the disk says is about the disk."""
     try:
         yield
     except FileNotFoundError:
-        raise RefusedError(f"{path}: this file of the dataset is missing.") from None
+        raise RefusedError(f"{store.path(key)}: this file of the dataset is missing.") from None
     except OSError as error:
-        raise store_error(path, error) from error
+        raise store_error(store.path(key), error) from error
