@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 
 from flowprep.errors import UsageError, did_you_mean
 
-TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
+TYPES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a mapping",
+    list: "a list",
+}
 
 SHORT = reprlib.Repr()  # for values in messages, however large
 SHORT.maxlevel = 2
@@ -22,8 +29,8 @@ T = TypeVar("T")
 def setting(default: Any, text: str, *, choices: tuple[str, ...] = (), metavar: str = "", option: str = "") -> Any:
     """A field with what the command line and the documentation need to know of it."""
     metadata = {"help": text, "choices": choices, "metavar": metavar, "option": option}
-    if isinstance(default, dict):
-        return field(default_factory=dict, metadata=metadata)
+    if isinstance(default, dict | list):
+        return field(default_factory=type(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -52,6 +59,15 @@ def from_mapping(cls: type[T], tree: Any, where: str, prefix: str = "") -> T:
         raise UsageError(f"{where}: {error}") from None
 
 
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``below`` with the values of ``above`` put over it, section by section."""
+    tree = dict(below)
+    for key, value in above.items():
+        under = tree.get(key)
+        tree[key] = merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return tree
+
+
 def check_choices(config: Any) -> None:
     """Raises UsageError, naming the key, where a field of the dataclass ``config`` is none of its choices."""
     for item in dataclasses.fields(config):
@@ -69,6 +85,9 @@ def checked(value: Any, hint: Any, choices: tuple[str, ...], where: str) -> Any:
         value = float(value)
     elif not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or kind is float:
         raise UsageError(f"{where}: {SHORT.repr(value)} is not {TYPES[kind]}.")
+    if kind is list:
+        (item,) = typing.get_args(hint)
+        return [checked(entry, item, choices, f"{where}, entry {number}") for number, entry in enumerate(value, 1)]
     if kind is str and "\0" in value:
         raise UsageError(f"{where}: {reprlib.repr(value)} holds a null byte, which no name can.")
     if choices and value not in choices:

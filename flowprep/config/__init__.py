@@ -3,6 +3,7 @@
     source      which videos, which of their frames, which flow
     storage     from flow to bytes
     stack       from fields to stacks
+    train       from stacks to a network
     run         how and where the work is done
     settings    what of all that shapes the stored numbers, and its fingerprint
     pipeline    a whole job: the sections of a pipeline file (YAML); the command line has one option for each key
@@ -12,13 +13,24 @@ Settings name a dataset, and two datasets with different fingerprints never mix.
 may change between two runs.
 """
 
-from flowprep.config.pipeline import ExtractConfig, StackingConfig, TranscodeConfig, build, read_pipeline
+from flowprep.config.pipeline import ExtractConfig, StackingConfig, TranscodeConfig, build, read_pipeline, read_training
 from flowprep.config.run import ClusterConfig, RunConfig
 from flowprep.config.settings import FORMAT_VERSION, Settings, fingerprint
 from flowprep.config.sizes import JPEG_SIDE, MIN_SIDE
 from flowprep.config.source import LAYOUTS, METHODS, FlowConfig, SourceConfig, VideoConfig
 from flowprep.config.stack import StackConfig, Stacking
 from flowprep.config.storage import RANGES, ROUNDINGS, StorageConfig
+from flowprep.config.train import (
+    NETS,
+    REGIMES,
+    STREAMS,
+    NetConfig,
+    SolverConfig,
+    StreamConfig,
+    TrainDataConfig,
+    TrainingConfig,
+    stream_config,
+)
 
 __all__ = [
     "FORMAT_VERSION",
@@ -26,21 +38,31 @@ __all__ = [
     "LAYOUTS",
     "METHODS",
     "MIN_SIDE",
+    "NETS",
     "RANGES",
+    "REGIMES",
     "ROUNDINGS",
+    "STREAMS",
     "ClusterConfig",
     "ExtractConfig",
     "FlowConfig",
+    "NetConfig",
     "RunConfig",
     "Settings",
+    "SolverConfig",
     "SourceConfig",
     "StackConfig",
     "Stacking",
     "StackingConfig",
     "StorageConfig",
+    "StreamConfig",
+    "TrainDataConfig",
+    "TrainingConfig",
     "TranscodeConfig",
     "VideoConfig",
     "build",
     "fingerprint",
     "read_pipeline",
+    "read_training",
+    "stream_config",
 ]

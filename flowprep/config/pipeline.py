@@ -11,10 +11,13 @@ from flowprep.config.run import ClusterConfig, RunConfig
 from flowprep.config.source import FlowConfig, SourceConfig, VideoConfig
 from flowprep.config.stack import StackConfig
 from flowprep.config.storage import StorageConfig
+from flowprep.config.train import STREAMS, TrainingConfig, stream_config
 from flowprep.errors import UsageError
 from flowprep.schema import from_mapping
 
 T = TypeVar("T")
+TRAINING = "train"  # the section that flowprep train reads; files of all commands may have it
+STACKING = {"dataset", "stack"}  # sections that only a file for flowprep stack has
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,41 @@ class StackingConfig(TranscodeConfig):
 
 
 def read_pipeline(path: Path, kind: type[Any] = ExtractConfig) -> dict[str, Any]:
-    """The mapping in a pipeline file, checked as :func:`build` does, without its empty sections.
+    """The mapping in a pipeline file, checked as :func:`build` does, without its empty sections and those of training.
 
     Raises UsageError naming the file, and the line where YAML knows it.
     """
+    tree = _mapping(path, kind)
+    training = tree.pop(TRAINING, None)
+    if training is not None:
+        _check_training(training, str(path))
+    build(tree, str(path), kind)
+    return {key: value for key, value in tree.items() if value is not None}
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """The section ``train`` of a pipeline file, for :func:`flowprep.config.stream_config`; the others are checked, too.
+
+    Raises UsageError naming the file, and the line where YAML knows it.
+    """
+    tree = _mapping(path, ExtractConfig)
+    training = tree.pop(TRAINING, None)
+    if training is None:
+        raise UsageError(f"{path}: it has no section {TRAINING}; pipelines/demo.yaml shows one.")
+    _check_training(training, str(path))
+    build(tree, str(path), StackingConfig if STACKING & tree.keys() else ExtractConfig)
+    section: dict[str, Any] = training
+    return section
+
+
+def _check_training(tree: Any, where: str) -> None:
+    from_mapping(TrainingConfig, tree, where, f"{TRAINING}.")
+    for stream in STREAMS:
+        stream_config(tree, stream, where)
+
+
+def _mapping(path: Path, kind: type[Any]) -> dict[str, Any]:
+    """What a file holds, in YAML."""
     import yaml
 
     try:
@@ -74,10 +108,9 @@ def read_pipeline(path: Path, kind: type[Any] = ExtractConfig) -> dict[str, Any]
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a day like 2000-13-01
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        keys = ", ".join(item.name for item in dataclasses.fields(kind))
+        keys = ", ".join([*(item.name for item in dataclasses.fields(kind)), TRAINING])
         raise UsageError(f"{path}: a pipeline file is a mapping with the keys {keys}.")
-    build(tree, str(path), kind)
-    return {key: value for key, value in tree.items() if value is not None}
+    return tree
 
 
 @overload
