@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flowprep import codecs
 from flowprep.config import StorageConfig
 from flowprep.flow.metrics import end_point_error
-from flowprep.quantise import dequantise, quantise
+from flowprep.quantise import dequantise, quantise, statistics
 from flowprep.store.blobs import store_error
 from flowprep.store.checksums import with_checksum
 from flowprep.store.layout import ArrayName
@@ -121,7 +121,9 @@ class VideoWriter:
         if not len(flow):
             return
         quantised = quantise(flow, self._storage)
-        values = {"scale": quantised.scale, "zero": quantised.zero, "stats": quantised.stats, **sides}
+        values = {"scale": quantised.scale, "zero": quantised.zero, **sides}
+        if "stats" in array.sides and "stats" not in sides:
+            values["stats"] = statistics(flow, quantised.extremes)
         for i, levels in enumerate(quantised.levels):
             payload = self._codec.encode(levels, quantised.scale[i])
             file = self._file(array)

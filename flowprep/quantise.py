@@ -38,12 +38,12 @@ NEGLIGIBLE = 1e-30  # px: a component below this everywhere is stored as zero; 1
 
 @dataclass(frozen=True)
 class Quantised:
-    """Fields (L = 1) or stacks of L fields as integers, with what inverts them and what they were."""
+    """Fields (L = 1) or stacks of L fields as integers, with what inverts them."""
 
     levels: NDArray[Any]  # (N, 2L, H, W) uint8 (jpeg), uint16 (htj2k), int8 or int16 (blosc)
     scale: NDArray[np.float32]  # (N, 2) px per level of all u and all v
     zero: NDArray[np.float32]  # (N, 2) level that stands for 0 px; may be one that no level reaches
-    stats: NDArray[np.float32]  # (N, 2, 3) mean, minimum, maximum of the original in px
+    extremes: NDArray[np.float32]  # (N, 2, 2) minimum and maximum of the original in px
 
 
 class FixedRange(NamedTuple):
@@ -63,15 +63,15 @@ def quantise(flow: NDArray[np.float32], config: StorageConfig) -> Quantised:
     Raises ValueError for flow that is not finite: no level stands for it.
     """
     fields = _by_component(flow)
-    stats = _statistics(fields)
-    if not np.isfinite(stats).all():  # whatever is not finite shows in the minimum or the maximum
+    extremes = np.stack([fields.min(axis=(1, 3, 4)), fields.max(axis=(1, 3, 4))], axis=-1)
+    if not np.isfinite(extremes).all():
         raise ValueError("the computed flow holds values that are not finite")
     fixed = _fixed_range(config)
     if fixed:
         scale = np.full((len(flow), 2), fixed.scale, np.float32)
         zero = np.full((len(flow), 2), fixed.zero, np.float32)
     else:
-        scale, zero = _field_range(stats[:, :, 1], stats[:, :, 2])
+        scale, zero = _field_range(extremes[:, :, 0], extremes[:, :, 1])
     levels = np.empty(fields.shape, fixed.dtype if fixed else "uint8")
     inverse = _inverse(scale)
     work = np.empty(flow.shape[2:], np.float32)  # one plane at a time, which stays in the processor's cache
@@ -87,7 +87,7 @@ def quantise(flow: NDArray[np.float32], config: StorageConfig) -> Quantised:
             if fixed:  # the levels of a field's own range lie in [0, 255] by its scale and zero
                 np.clip(work, fixed.lowest, fixed.highest, out=work)
             levels[n, k, c] = work
-    return Quantised(levels.reshape(flow.shape), scale, zero, stats)
+    return Quantised(levels.reshape(flow.shape), scale, zero, extremes)
 
 
 def dequantise(levels: NDArray[Any], scale: NDArray[np.float32], zero: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -101,23 +101,22 @@ def dequantise(levels: NDArray[Any], scale: NDArray[np.float32], zero: NDArray[n
     return values
 
 
+def statistics(flow: NDArray[np.float32], extremes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean (summed in float64), minimum and maximum of u and v of ``flow`` (N, 2L, H, W): (N, 2, 3) px."""
+    cv2 = opencv.load()  # its sum takes a quarter of NumPy's time; its mean may be summed in float32
+    stats = np.empty((len(flow), 2, 3), np.float32)
+    stats[:, :, 1:] = extremes
+    for stack, row in zip(_by_component(flow), stats, strict=True):
+        for component in range(2):
+            planes = stack[:, component]
+            row[component, 0] = sum(cv2.sumElems(plane)[0] for plane in planes) / planes.size
+    return stats
+
+
 def _by_component(stacks: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, 2L, H, W) as (N, L, 2, H, W)."""
     count, channels, height, width = stacks.shape
     return stacks.reshape(count, channels // 2, 2, height, width)
-
-
-def _statistics(fields: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean (summed in float64), minimum and maximum of u and v in (N, L, 2, H, W): (N, 2, 3) px."""
-    cv2 = opencv.load()  # its sum takes a quarter of NumPy's time; its mean may be summed in float32
-    stats = np.empty((len(fields), 2, 3), np.float32)
-    for stack, row in zip(fields, stats, strict=True):
-        for component in range(2):
-            planes = stack[:, component]
-            row[component, 0] = sum(cv2.sumElems(plane)[0] for plane in planes) / planes.size
-    fields.min(axis=(1, 3, 4), out=stats[:, :, 1])
-    fields.max(axis=(1, 3, 4), out=stats[:, :, 2])
-    return stats
 
 
 def _field_range(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flowprep import codecs
 from flowprep.config import StorageConfig
-from flowprep.quantise import NEGLIGIBLE, Quantised, dequantise, quantise
+from flowprep.quantise import NEGLIGIBLE, Quantised, dequantise, quantise, statistics
 
 FIELD = StorageConfig()
 BOUND = 20.0
@@ -132,7 +132,7 @@ def test_own_ranges_of_fields_are_their_own() -> None:
 @settings(deadline=None)
 def test_stats_are_of_the_original(flow: NDArray[np.float32]) -> None:
     for config in (FIELD, fixed("exact")):
-        stats = quantise(flow, config).stats
+        stats = statistics(flow, quantise(flow, config).extremes)
         assert stats.dtype == np.float32 and stats.shape == (*flow.shape[:2], 3)
         assert (stats[..., 1] == flow.min(axis=(2, 3))).all() and (stats[..., 2] == flow.max(axis=(2, 3))).all()
         off = np.abs(stats[..., 0] - flow.mean(axis=(2, 3), dtype=np.float64))
@@ -144,7 +144,7 @@ def test_the_mean_of_many_values_far_from_zero_is_exact() -> None:
     """Summed in float32 it would be off in the fourth digit."""
     flow = np.full((1, 2, 1024, 1024), 1000.0625, np.float32)
     flow[0, 1, ::2] = -999.9375
-    assert quantise(flow, FIELD).stats[0, :, 0].tolist() == [1000.0625, 0.0625]
+    assert statistics(flow, quantise(flow, FIELD).extremes)[0, :, 0].tolist() == [1000.0625, 0.0625]
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -294,7 +294,7 @@ def test_a_stack_of_one_field_is_that_field(config: StorageConfig) -> None:
     flow = np.random.default_rng(0).normal(0, 3, (6, 2, 16, 24)).astype(np.float32)
     fields, stacks = quantise(flow, config), quantise(flow.reshape(2, 6, 16, 24), config)
     assert stacks.levels.shape == (2, 6, 16, 24) and stacks.scale.shape == stacks.zero.shape == (2, 2)
-    assert stacks.stats.shape == (2, 2, 3)
+    assert stacks.extremes.shape == (2, 2, 2)
     assert np.abs(restored(stacks).reshape(flow.shape) - flow).max() <= stacks.scale.max() * 0.5001
     if config is not FIELD:
         assert (stacks.levels.reshape(flow.shape) == fields.levels).all()
@@ -305,7 +305,7 @@ def test_the_range_of_a_stack_is_of_all_its_u_and_of_all_its_v() -> None:
     flow[0, 0::2] = np.array([-1, 2, 5], np.float32)[:, None, None]
     flow[0, 1::2] = np.array([10, 30, 20], np.float32)[:, None, None]
     stored = quantise(flow, FIELD)
-    assert stored.stats[0].tolist() == [[2, -1, 5], [20, 10, 30]]
+    assert statistics(flow, stored.extremes)[0].tolist() == [[2, -1, 5], [20, 10, 30]]
     assert np.allclose(stored.scale[0], [6 / 254, 20 / 254])
     check = dequantise(stored.levels[:, :, ::2, ::2], stored.scale, stored.zero)  # of a part that is not contiguous
     assert np.abs(check - flow[:, :, ::2, ::2]).max() <= 10 / 254
