@@ -20,6 +20,8 @@ FINEST, COARSEST = 7.0, 56.0  # px: wavelengths in frame 0
 CONTRAST = 48.0  # standard deviation in grey levels: about 1 % of the values are clipped to 0..255
 COLOUR_SPREAD = 0.5  # rad: phase between the colour channels; 0 = grey
 FRAMES, HEIGHT, WIDTH = 16, 120, 160  # of a demonstration video
+STRETCH = 0.5  # largest logarithm of the factors by which textures of training clips are stretched
+POSES = 7  # keeps the random numbers of these stretches apart from those of textures
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class DemoVideo:
     frames: int
     height: int
     width: int
+    part: str = ""  # "train" or "test" of clips to train with
 
     @property
     def label(self) -> str:
@@ -68,7 +71,19 @@ class DemoVideo:
 
     def clip(self) -> Clip:
         """The frames before they were encoded, and their true flow."""
-        return render(self.motion, seed=self.seed, frames=self.frames, height=self.height, width=self.width)
+        return render(
+            self.motion,
+            seed=self.seed,
+            frames=self.frames,
+            height=self.height,
+            width=self.width,
+            shuffled=bool(self.part),
+        )
+
+    def true_flow(self) -> NDArray[np.float32]:
+        """Of the clip: (T-1, 2, H, W) px."""
+        field = _displacement(self.motion.matrix(self.height, self.width), self.height, self.width)
+        return np.broadcast_to(field, (self.frames - 1, *field.shape))
 
 
 class _Encoding(NamedTuple):
@@ -100,15 +115,28 @@ DEMO_MOTIONS = (
 )
 
 
-def render(motion: Motion, *, seed: int | tuple[int, ...], frames: int, height: int, width: int) -> Clip:
+def render(
+    motion: Motion,
+    *,
+    seed: int | tuple[int, ...],
+    frames: int,
+    height: int,
+    width: int,
+    shuffled: bool = False,
+) -> Clip:
     """A clip of ``frames`` frames, ``height`` x ``width`` px, in which the texture of ``seed`` has ``motion``.
 
-    A longer clip begins with the frames of a shorter one.
+    A longer clip begins with the frames of a shorter one. Not so ``shuffled`` clips, of which no single frame tells the
+    motion: each has a texture that is stretched at random, far more than any motion does until the end of the clip, and
+    that is as it was drawn in the middle of the clip: what grows was as small at first as it is large at last.
     """
     step = motion.matrix(height, width)
     back = np.linalg.inv(step)
     texture = _Texture(seed)
-    pictures = [texture.draw(np.linalg.matrix_power(back, t), height, width) for t in range(frames)]
+    times, pose = range(frames), np.eye(3)
+    if shuffled:
+        times, pose = range(-(frames // 2), frames - frames // 2), _pose(seed)
+    pictures = [texture.draw(pose @ np.linalg.matrix_power(back, t), height, width) for t in times]
     fields = (frames - 1, 2, height, width)
     return Clip(
         frames=np.stack(pictures),
@@ -131,19 +159,27 @@ def write_demo_videos(
     Every clip has a texture of its own, and codecs and containers go round over the clips, so that neither gives the
     class away. ``height`` and ``width`` are even (most codecs store colour at half size). Existing files are replaced.
     """
-    from flowprep.video import write_video
+    return _write_videos(folder, [""] * clips_per_class, frames=frames, height=height, width=width, seed=seed)
 
-    if height % 2 or width % 2:
-        raise ValueError(f"demonstration videos have even sides, not {width}x{height} pixels")
-    videos = []
-    for label, motion in enumerate(DEMO_MOTIONS):
-        (folder / motion.name).mkdir(parents=True, exist_ok=True)
-        for number in range(clips_per_class):
-            suffix, codec, pixel_format, options = _ENCODINGS[(label + number) % len(_ENCODINGS)]
-            name = f"{motion.name}/{motion.name}_{number:02d}.{suffix}"
-            video = DemoVideo(name, motion, (seed, label, number), frames, height, width)
-            write_video(folder / name, video.clip().frames, codec=codec, pixel_format=pixel_format, options=options)
-            videos.append(video)
+
+def write_training_videos(
+    folder: Path,
+    *,
+    train: int,
+    test: int,
+    frames: int = FRAMES,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    seed: int = 0,
+) -> list[DemoVideo]:
+    """Write ``train`` and ``test`` clips of each of ``DEMO_MOTIONS``, whose classes only motion tells apart.
+
+    FOLDER/videos.tsv lists them with label and part. Otherwise as :func:`write_demo_videos`.
+    """
+    parts = ["train"] * train + ["test"] * test
+    videos = _write_videos(folder, parts, frames=frames, height=height, width=width, seed=seed)
+    rows = ["path\tlabel\tsplit", *(f"{video.id}\t{video.label}\t{video.part}" for video in videos)]
+    (folder / "videos.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return videos
 
 
@@ -152,6 +188,38 @@ def _displacement(matrix: NDArray[np.floating], height: int, width: int) -> NDAr
     y, x = np.mgrid[:height, :width].astype(np.float64)
     moves = matrix - np.eye(3)
     return np.stack([row[0] * x + row[1] * y + row[2] for row in moves[:2]]).astype(np.float32)
+
+
+def _write_videos(
+    folder: Path, parts: list[str], *, frames: int, height: int, width: int, seed: int
+) -> list[DemoVideo]:
+    """Clips of each class, one for each of ``parts``."""
+    from flowprep.video import write_video
+
+    if height % 2 or width % 2:
+        raise ValueError(f"demonstration videos have even sides, not {width}x{height} pixels")
+    videos = []
+    for label, motion in enumerate(DEMO_MOTIONS):
+        (folder / motion.name).mkdir(parents=True, exist_ok=True)
+        for number, part in enumerate(parts):
+            suffix, codec, pixel_format, options = _ENCODINGS[(label + number) % len(_ENCODINGS)]
+            name = f"{motion.name}/{motion.name}_{number:02d}.{suffix}"
+            video = DemoVideo(name, motion, (seed, label, number), frames, height, width, part)
+            write_video(folder / name, video.clip().frames, codec=codec, pixel_format=pixel_format, options=options)
+            videos.append(video)
+    return videos
+
+
+def _pose(seed: int | tuple[int, ...]) -> NDArray[np.float64]:
+    """A random stretch of a texture: the 3x3 matrix that takes (x, y, 1) px of a frame to its place in the texture."""
+    random = np.random.default_rng((POSES, *np.atleast_1d(seed)))
+    turn, skew = (
+        np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        for angle in random.uniform(0, np.pi, 2)
+    )
+    pose = np.eye(3)
+    pose[:2, :2] = turn @ np.diag(np.exp(random.uniform(-STRETCH, STRETCH, 2))) @ skew
+    return pose
 
 
 class _Texture:
