@@ -1,0 +1,19 @@
+"""Training, evaluating and fusing the streams of a two-stream recogniser (Simonyan and Zisserman, 2014).
+
+    nets            the networks
+    weights         weights that others published or that were trained before, read without running code
+    inputs          batches of a dataset, augmented and normalised as a network expects them
+    tasks           what each head learns, and which datasets it learns from
+    loop            training one stream, from top to bottom
+    schedule, learner, device, processes, validating, progress, run_folder      its parts
+    checkpoint      what a run is continued and evaluated from
+    scores          class scores of each video
+    evaluate        scores by a trained stream
+    fusion          scores of several streams made one
+    report          a page that shows scores, confusions and curves
+    paper           the results of the two-stream paper, to compare with
+    remake          one video made into what a network was trained on
+    predict         class scores of such a video
+
+PyTorch and what else the extra ``train`` installs are imported here, and by flowprep.stacks.torch_loader.
+"""
