@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
@@ -37,7 +37,7 @@ class StackLoader:
     stacking: which fields become a stack, and whether mean flow is subtracted; default: as in the dataset of stacks,
         or else ``Stacking()``. Of stored stacks only the mean can be changed.
     frames: RGB frames instead of stacks; then without a ``stacking``.
-    split, part, seed: which videos, and which draws, as in :class:`~flowprep.stacks.sampler.Sampler`.
+    split, part, seed, without: which videos, and which draws, as in :class:`~flowprep.stacks.sampler.Sampler`.
     batch_size: inputs in a batch.
     batches: in an epoch; default: about as many as show each video once.
     augmentation: crops, mirrors and colour.
@@ -46,6 +46,7 @@ class StackLoader:
     workers: threads that decode ahead, up to one batch; 0 reads each batch when it is asked for.
     on_damage: "raise" a RefusedError that names video, field and file; or "skip": take the next draw in its place. A
         warning then names each such video once, and :attr:`damaged` counts, both in the process that reads.
+    share: (r, W) reads of each batch the r-th of W parts, as equal as can be: W processes have one's batches.
 
     Iterating goes through the rest of an epoch and leaves the loader at the beginning of the next; after a ``break``
     the next iteration goes on behind the last batch. The order is the same for any number of workers. :meth:`batch`
@@ -72,14 +73,18 @@ class StackLoader:
         normalise: Normalisation | None = None,
         workers: int = 0,
         on_damage: str = "raise",
+        share: tuple[int, int] = (0, 1),
+        without: Collection[str] = (),
     ) -> None:
         if batch_size < 1 or workers < 0 or (batches is not None and batches < 1):
             raise UsageError(f"batch_size {batch_size}, batches {batches}, workers {workers}: give positive numbers.")
         if on_damage not in ("raise", "skip"):
             raise UsageError(f"on_damage {on_damage!r}: give raise or skip.")
+        if not 0 <= share[0] < share[1] <= batch_size:
+            raise UsageError(f"share {share}: give (r, W), r from 0 to W - 1, W up to the batch size, {batch_size}.")
         dataset = opened(dataset)
         self.source = source_of(dataset, stacking, frames=frames)
-        self.sampler = Sampler(dataset, stacking, frames=frames, split=split, part=part, seed=seed)
+        self.sampler = Sampler(dataset, stacking, frames=frames, split=split, part=part, seed=seed, without=without)
         self.batch_size = batch_size
         self.batches = batches or -(-len(self.sampler.clips) // batch_size)
         self.augmentation = augmentation
@@ -89,6 +94,7 @@ class StackLoader:
         self.damaged: dict[str, int] = {}  # id of a video -> how often a sample of it was replaced
         self._inputs = _inputs(dataset, stacking, frames=frames)
         self._numbers = {clip.id: number for number, clip in enumerate(self.sampler.clips)}
+        self._slots = range(batch_size * share[0] // share[1], batch_size * (share[0] + 1) // share[1])
         self._position = (0, 0)  # epoch, and batch in it: what the next iteration begins with
         self._scratch = Scratch()
         self._recycler = Recycler()
@@ -146,7 +152,7 @@ class StackLoader:
         """Batch ``number`` of an epoch."""
         self._check_position(epoch, number)
         batch = self._begin(epoch, number)
-        self._read(batch, 0, self.batch_size)
+        self._read(batch, 0, len(self._slots))
         return self._finished(batch)
 
     def test_batch(self, clip: int, count: int = 25) -> Batch:
@@ -192,7 +198,7 @@ class StackLoader:
         try:
             for number in range(first, self.batches):
                 batch = self._begin(epoch, number)
-                starts = range(0, self.batch_size, PORTION)
+                starts = range(0, len(self._slots), PORTION)
                 waiting.append((batch, [pool.submit(self._read, batch, start, start + PORTION) for start in starts]))
                 if len(waiting) > 1:
                     yield self._finished(*waiting.popleft())
@@ -203,7 +209,7 @@ class StackLoader:
 
     def _begin(self, epoch: int, number: int) -> Batch:
         """A batch whose samples have still to be read."""
-        shape = (self.batch_size, self.source.channels, self.augmentation.crop, self.augmentation.crop)
+        shape = (len(self._slots), self.source.channels, self.augmentation.crop, self.augmentation.crop)
         batch = Batch.around(self._recycler.empty(shape, self.source.dtype))
         batch.position = epoch, number
         return batch
@@ -220,8 +226,8 @@ class StackLoader:
     def _read(self, batch: Batch, start: int, stop: int) -> None:
         """Read samples start..stop-1 of ``batch``."""
         epoch, number = batch.position
-        for slot in range(start, min(stop, self.batch_size)):
-            self._read_one(batch, slot, epoch, number * self.batch_size + slot)
+        for slot in range(start, min(stop, len(self._slots))):
+            self._read_one(batch, slot, epoch, number * self.batch_size + self._slots[slot])
 
     def _read_one(self, batch: Batch, slot: int, epoch: int, number: int) -> None:
         for attempt in range(ATTEMPTS):

@@ -11,13 +11,13 @@ import json
 import logging
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from flowprep.config import Stacking
-from flowprep.errors import UsageError
+from flowprep.errors import UsageError, did_you_mean
 from flowprep.stacks.reach import frames_of
 from flowprep.store.layout import ArrayName
 from flowprep.store.reader import Dataset, VideoRow
@@ -70,6 +70,7 @@ class Sampler:
     frames: draw RGB frames instead, without a ``stacking``.
     split: 1, 2 or 3, the one whose ``part`` ("train", "val", "test") is drawn from; an empty part means every video.
     seed: 0 to 2**64 - 1.
+    without: classes that are left out.
 
     Videos that nothing can be drawn from are left out; :attr:`excluded` says why, and a warning names the first.
     Raises UsageError where no video is left.
@@ -84,6 +85,7 @@ class Sampler:
         split: int = 1,
         part: str = "train",
         seed: int = 0,
+        without: Collection[str] = (),
     ) -> None:
         if not 1 <= split <= SPLITS:
             raise UsageError(f"split {split}: give 1 to {SPLITS}.")
@@ -93,10 +95,15 @@ class Sampler:
             raise UsageError("frames=True draws RGB frames, which are not stacked: leave the stacking out, or frames.")
         dataset = opened(dataset)
         self.seed = seed
-        self.classes = tuple(sorted({row.label for row in dataset.videos}))
+        labels = {row.label for row in dataset.videos}
+        if unknown := sorted(set(without) - labels):
+            raise UsageError(
+                f"{dataset.path}: no class {unknown[0]!r} to leave out.{did_you_mean(unknown[0], sorted(labels))}"
+            )
+        self.classes = tuple(sorted(labels - set(without)))
         self.excluded: dict[str, str] = {}  # id -> why nothing can be drawn from it
         numbers = {label: number for number, label in enumerate(self.classes)}
-        wanted = [row for row in dataset.videos if not part or row.splits[split - 1] == part]
+        wanted = [row for row in dataset.videos if row.label in numbers and (not part or row.splits[split - 1] == part)]
         clips = [clip for row in wanted if (clip := self._clip(row, numbers[row.label], dataset, stacking, frames))]
         self.clips: tuple[Clip, ...] = tuple(clips)
         if not clips:

@@ -1,0 +1,60 @@
+"""What the commands of training have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flowprep.config import StreamConfig, read_training, stream_config
+from flowprep.errors import RefusedError, UsageError
+from flowprep.schema import merged
+
+
+def require_torch() -> None:
+    """Raises RefusedError, saying how to install it, where PyTorch is missing."""
+    if find_spec("torch") is None:
+        raise RefusedError("PyTorch is not installed, which training needs: pip install 'flowprep[train]'.")
+
+
+def assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """``("solver.batch=64", "data.scales=[1, 0.8]")`` as a tree of keys; values are YAML.
+
+    Raises UsageError for anything else.
+    """
+    tree: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not all(name.split(".")):
+            raise UsageError(f"--set {text}: write SECTION.KEY=VALUE, for example --set solver.batch=64.")
+        try:
+            branch = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {text}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+        for key in reversed(name.split(".")):
+            branch = {key: branch}
+        tree = merged(tree, branch)
+    return tree
+
+
+def stream_of(pipeline: str | None, stream: str, over: dict[str, Any]) -> StreamConfig:
+    """The configuration of one stream from a pipeline file, if any, and the keys of the command line.
+
+    Raises UsageError for what is malformed, or names no dataset or no folder.
+    """
+    tree = read_training(Path(pipeline)) if pipeline else {}
+    for key, noun in (("dataset", "DATASET"), ("output", "RUN")):
+        if not any(part.get(key) for part in (tree, tree.get(stream) or {}, over)):
+            raise UsageError(f"no {key}: give {noun} on the command line, or train.{key} in a pipeline file.")
+    return stream_config(tree, stream, pipeline or "command line", over)
+
+
+def weights_of(text: str | None) -> tuple[float, ...] | None:
+    """``--weights "1,1.5"`` as numbers. Raises UsageError for anything else."""
+    try:
+        return tuple(float(number) for number in text.split(",")) if text is not None else None
+    except ValueError:
+        raise UsageError(f"--weights {text}: give numbers with commas between them, as in 1,1.5.") from None

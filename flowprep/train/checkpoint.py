@@ -1,0 +1,146 @@
+"""The state of a training run in one file, written in one step and read without running code.
+
+The file is what ``torch.save`` makes of plain values and tensors; ``torch.load(path, weights_only=True)`` reads it, and
+its ``model`` is a state dict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from flowprep.config import StreamConfig
+from flowprep.errors import RefusedError, UsageError
+from flowprep.store.blobs import store_error
+from flowprep.train.nets import Network, build
+from flowprep.train.weights import read_torch
+from flowprep.versions import versions
+from flowprep.wording import some
+
+NAME = "checkpoint.pt"  # in the folder of a run
+FORMAT = 1  # of the file
+
+
+class Task(NamedTuple):
+    """What one head of the network tells apart."""
+
+    name: str  # of the dataset, for logs and tables
+    dataset: str  # its path as it was given
+    fingerprint: str  # of the settings that shaped its numbers
+    classes: tuple[str, ...]  # by number of the output
+
+
+@dataclass
+class Checkpoint:
+    """A network, what it was trained on, and how to go on."""
+
+    config: StreamConfig
+    iteration: int  # batches that were learned from
+    tasks: list[Task]  # one for each head
+    channels: int  # of the inputs
+    settings: dict[str, Any]  # of the first task's dataset, Settings.to_json()
+    model: dict[str, torch.Tensor]
+    training: dict[str, Any] | None = None  # states of optimiser and inputs; None: the training is finished
+    versions: dict[str, str] = dataclasses.field(
+        default_factory=lambda: {**versions(), "torch": str(torch.__version__)}
+    )
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write ``checkpoint`` in place of what is at ``path``; whatever happens, one of the two is there, whole.
+
+    Raises StoreError where the disk is full or fails; the old file stays.
+    """
+    tree = {item.name: getattr(checkpoint, item.name) for item in dataclasses.fields(Checkpoint)}
+    tree |= {"flowprep_checkpoint": FORMAT, "config": checkpoint.config.to_json()}
+    tree["tasks"] = [[*task[:-1], list(task.classes)] for task in checkpoint.tasks]
+    scratch = path.with_name(f".{path.name}.part")  # one name: what a killed process left is written over
+    try:
+        with scratch.open("wb") as file:
+            torch.save(tree, file)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+        _flush(path.parent)
+    except (OSError, RuntimeError) as error:
+        scratch.unlink(missing_ok=True)
+        cause = error if isinstance(error, OSError) else error.__context__  # torch goes on where the disk is full
+        if not isinstance(cause, OSError):
+            raise
+        raise store_error(path, cause) from error
+
+
+def load(path: Path) -> Checkpoint:
+    """The checkpoint at ``path``, or in the folder of a run, its tensors on the CPU.
+
+    Raises UsageError where there is none, RefusedError naming the file if it is damaged, something else, or
+    would run code.
+    """
+    path = path / NAME if path.is_dir() else path
+    tree = read_torch(path)
+    try:
+        return _checked(tree)
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise RefusedError(f"{path}: not a checkpoint of flowprep ({_in_short(error)}).") from None
+
+
+def network(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Network:
+    """The network of ``checkpoint`` with its weights, on ``device``, in evaluation mode.
+
+    Raises RefusedError where the weights are not those of the network that the configuration names.
+    """
+    config = checkpoint.config
+    classes = [len(task.classes) for task in checkpoint.tasks]
+    module = build(config.net, checkpoint.channels, classes, crop=config.data.crop)
+    own = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in checkpoint.model.items()}
+    if wrong := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
+        raise RefusedError(f"the checkpoint's weights do not fit its network {config.net.name}: {some(wrong)}.")
+    module.load_state_dict(checkpoint.model)
+    return module.to(device).eval()
+
+
+def _checked(tree: Any) -> Checkpoint:
+    """The checkpoint that :func:`save` made ``tree`` of; KeyError, TypeError, ValueError or UsageError for others."""
+    if not isinstance(tree, dict) or tree.get("flowprep_checkpoint") != FORMAT:
+        raise ValueError(f"no mark of format {FORMAT}")
+    return Checkpoint(
+        config=StreamConfig.from_json(tree["config"]),
+        iteration=_of(int, tree["iteration"]),
+        tasks=[_task(*item) for item in _of(list, tree["tasks"])],
+        channels=_of(int, tree["channels"]),
+        settings=_of(dict, tree["settings"]),
+        model={_of(str, name): _of(torch.Tensor, value) for name, value in _of(dict, tree["model"]).items()},
+        training=None if tree["training"] is None else _of(dict, tree["training"]),
+        versions=_of(dict, tree["versions"]),
+    )
+
+
+def _task(name: str, dataset: str, fingerprint: str, classes: Sequence[str]) -> Task:
+    names = tuple(_of(str, text) for text in classes)
+    return Task(_of(str, name), _of(str, dataset), _of(str, fingerprint), names)
+
+
+def _of(kind: type[Any], value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{type(value).__name__} in place of {kind.__name__}")
+    return value
+
+
+def _in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def _flush(folder: Path) -> None:
+    """The new name survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,173 @@
+"""One step of stochastic gradient descent: batches on the device, losses, gradients, new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from flowprep.config import StreamConfig
+from flowprep.errors import RefusedError
+from flowprep.stacks.batch import Batch
+from flowprep.stacks.torch_loader import TensorBatch, tensors, to_pixels
+from flowprep.train.device import autocast, memory_format
+from flowprep.train.nets import build
+from flowprep.train.processes import Processes
+from flowprep.train.progress import diverged
+from flowprep.train.tasks import Lessons, Source
+from flowprep.train.weights import load_weights
+from flowprep.wording import plural
+
+OTHER = -1  # target of a sample that a head does not learn from
+
+
+class Part(NamedTuple):
+    """What a batch has of one dataset, on the device."""
+
+    batch: TensorBatch  # n samples
+    targets: torch.Tensor  # (heads, n) int64: number of the class, OTHER for all heads but one
+
+    def portion(self, number: int, of: int) -> Part:
+        """The samples of one of several portions, as equal as can be."""
+        start, stop = (len(self.batch.labels) * n // of for n in (number, number + 1))
+        names = ("levels", "scale", "zero", "mean")
+        cut = {name: getattr(self.batch, name)[start:stop] for name in names}
+        return Part(replace(self.batch, **cut), self.targets[:, start:stop])
+
+
+class Learner:
+    """A network and what it learns by."""
+
+    def __init__(
+        self, config: StreamConfig, lessons: Lessons, processes: Processes, say: Callable[[str], None], *, begin: bool
+    ) -> None:
+        """``begin``: with the weights that the configuration names, if any; they are not read where a checkpoint is."""
+        solver = config.solver
+        self._config, self._processes, self._say = config, processes, say
+        self._samples = [0] * len(lessons.tasks)  # of each task in a batch, over all processes
+        for source in lessons.sources:
+            self._samples[source.task] += source.samples
+        own = -(-sum(self._samples) // processes.size)
+        self._portions = -(-own // solver.micro_batch) if solver.micro_batch else 1
+        torch.manual_seed(solver.seed)
+        classes = [len(task.classes) for task in lessons.tasks]
+        self.network = build(config.net, lessons.channels, classes, crop=config.data.crop)
+        if begin and config.net.weights:
+            self._load(Path(config.net.weights))
+        if solver.regime == "last-layer":
+            self.network.last_layer_only()
+        self.network.to(processes.device, memory_format=memory_format(processes.device)).train()  # type: ignore[call-overload]
+        learning = [weight for weight in self.network.parameters() if weight.requires_grad]
+        self.optimiser = torch.optim.SGD(
+            learning, solver.learning_rate, solver.momentum, weight_decay=solver.weight_decay
+        )
+        self._parallel = processes.parallel(self.network)
+        self._forward: Callable[[torch.Tensor], list[torch.Tensor]] = (
+            torch.compile(self._parallel) if solver.compile else self._parallel
+        )
+        torch.backends.cudnn.benchmark = True  # inputs are all of one size
+
+    def part(self, batch: Batch, source: Source) -> Part:
+        """``batch`` on the device. From there on the GPU's own order of work says when it has come."""
+        device = self._processes.device
+        shipped = tensors(batch)
+        targets = torch.full((len(self._samples), len(shipped.labels)), OTHER)
+        targets[source.task] = source.labels[shipped.labels]
+        if device.type == "cuda":
+            shipped, targets = shipped.pin_memory(), targets.pin_memory()
+        names = ("levels", "scale", "zero", "mean")
+        there = {name: getattr(shipped, name).to(device, non_blocking=True) for name in names}
+        return Part(replace(shipped, **there), targets.to(device, non_blocking=True))
+
+    def step(self, iteration: int, learning_rate: float, parts: Sequence[Part]) -> torch.Tensor:
+        """Learn from a batch. Returns the tasks' mean losses and the accuracy, (tasks + 1,): its part of both."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        while (measured := self._gradients(iteration, parts)) is None:
+            self._take_smaller_portions()
+        self.optimiser.step()
+        return measured
+
+    def check_weights(self, iteration: int) -> None:
+        """Raises RefusedError if a weight is no longer finite."""
+        finite = [weight.isfinite().all() for weight in self.network.state_dict().values()]
+        if not torch.stack(finite).all().item():
+            raise RefusedError(diverged(f"weights are not finite after iteration {iteration}"))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Of the network, on the CPU."""
+        return {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
+
+    def go_on(self, model: dict[str, torch.Tensor], optimiser: dict[str, Any]) -> None:
+        self.network.load_state_dict(model)
+        self.optimiser.load_state_dict(optimiser)
+
+    def _gradients(self, iteration: int, parts: Sequence[Part]) -> torch.Tensor | None:
+        """The gradients of a batch, in its portions; None where the GPU's memory was too small for them."""
+        heads, device = len(self._samples), self._processes.device
+        self.optimiser.zero_grad()
+        torch.manual_seed(_seed(self._config.solver.seed, iteration, self._processes.rank))  # of dropout
+        samples = torch.tensor(self._samples, device=device)  # (heads,)
+        measured = torch.zeros(heads + 1, device=device)
+        try:
+            for number in range(self._portions):
+                portions = [part.portion(number, self._portions) for part in parts]
+                x = torch.cat([to_pixels(part.batch, device) for part in portions])  # (b, C, crop, crop) float32
+                targets = torch.cat([part.targets for part in portions], dim=1)  # (heads, b)
+                if not len(x):
+                    continue
+                x = x.contiguous(memory_format=memory_format(device))
+                apart = number < self._portions - 1
+                with self._processes.apart(self._parallel) if apart else nullcontext():
+                    with autocast(self._config.solver.precision, device):
+                        logits = self._forward(x)  # of each head (b, its classes)
+                    losses = torch.stack([_loss(*pair) for pair in zip(logits, targets, strict=True)]) / samples
+                    # Parallel processes take the mean of their gradients, and each has only its part of the sums.
+                    (losses.sum() * self._processes.size).backward()  # type: ignore[no-untyped-call]
+                right = sum(_right(*pair) for pair in zip(logits, targets, strict=True))
+                measured[:-1] += losses.detach()
+                measured[-1] += right / samples.sum()
+        except torch.cuda.OutOfMemoryError:
+            return None
+        return measured
+
+    def _take_smaller_portions(self) -> None:
+        """Here, where the error is over and the memory of the failed try is free again."""
+        own = -(-sum(self._samples) // self._processes.size)
+        smaller = own // (2 * self._portions)
+        if self._processes.size > 1 or not smaller:
+            advice = f"solver.micro_batch {smaller}" if smaller else "a narrower network"
+            raise RefusedError(f"{self._processes.device}: its memory is too small; try {advice}.")
+        self._portions *= 2
+        torch.cuda.empty_cache()
+        self._say(f"The GPU's memory is too small for that: going on with {plural(smaller, 'sample')} at once.")
+
+    def _load(self, path: Path) -> None:
+        loaded = load_weights(self.network, path)
+        text = f"{path}: {plural(len(loaded.kept), 'tensor')} taken"
+        if loaded.averaged:
+            text += ", the first layer averaged over its colours"
+        if loaded.skipped:
+            text += f", {', '.join(loaded.skipped)} left out"
+        self._say(text + ".")
+
+
+def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Sum of the losses of the samples that a head learns from: logits (b, classes), targets (b,)."""
+    return cross_entropy(logits.float(), targets, ignore_index=OTHER, reduction="sum")
+
+
+def _right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """How many of the samples that a head learns from have the highest score at their class."""
+    return (logits.detach().argmax(1) == targets).sum()
+
+
+def _seed(*numbers: int) -> int:
+    """A seed of its own for each combination: what an iteration draws follows from nothing that was before."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

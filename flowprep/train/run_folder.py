@@ -1,0 +1,115 @@
+"""The folder of a run: who may write there, and whether what it holds can be continued."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flowprep.config import StreamConfig
+from flowprep.errors import RefusedError
+from flowprep.store.blobs import store_error
+from flowprep.store.locks import locked
+from flowprep.train.checkpoint import NAME, Checkpoint, load
+from flowprep.train.tasks import Lessons
+
+CONFIG, LOCK = "config.yaml", ".lock"
+# Keys that may change when a run is continued: they do not shape its numbers, or their content is compared instead.
+FREE = {
+    "dataset",
+    "output",
+    "data.also",
+    "data.added",
+    "data.workers",
+    "solver.micro_batch",
+    "solver.device",
+    "solver.log_every",
+    "solver.checkpoint_every",
+    "solver.validate_every",
+}
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """The folder is there, and nobody else trains in it. Raises RefusedError if somebody does."""
+
+    def refuse() -> None:
+        raise RefusedError(f"{folder}: another process is training there. Wait for it, or name another folder.")
+
+    lock = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = locked(lock, refuse)
+    except OSError as error:
+        raise store_error(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def write_config(folder: Path, config: StreamConfig) -> None:
+    """config.yaml, a pipeline file that repeats the run in another folder."""
+    tree = {key: value for key, value in config.to_json().items() if key != "output"}
+    text = yaml.safe_dump({"train": tree}, sort_keys=False, allow_unicode=True, width=120)
+    path = folder / CONFIG
+    again = f"flowprep train -c {CONFIG} --stream {config.stream} {config.dataset} OTHER_FOLDER"
+    try:
+        path.write_text(f"# The configuration of this run. To repeat it: {again}\n{text}", encoding="utf-8")
+    except OSError as error:
+        raise store_error(path, error) from error
+
+
+def found(folder: Path, config: StreamConfig, lessons: Lessons) -> Checkpoint | None:
+    """The checkpoint in ``folder``, if there is one. Raises RefusedError, naming what differs, if it is of another."""
+    path = folder / NAME
+    if not path.exists():
+        return None
+    checkpoint = load(path)
+    changes = [*changed_keys(checkpoint.config, config), *_changed_tasks(checkpoint, lessons)]
+    if changes:
+        raise RefusedError(
+            f"{path} is of another training; what differs:\n  " + "\n  ".join(changes) + "\n"
+            "Give the same again to continue it, or name another folder."
+        )
+    return checkpoint
+
+
+def changed_keys(then: StreamConfig, now: StreamConfig) -> list[str]:
+    """``"solver.batch: 256 -> 128"`` of each key that must not change and did."""
+    before, after = _flat(then.to_json()), _flat(now.to_json())
+    return [f"{key}: {before[key]} -> {after[key]}" for key in before if key not in FREE and before[key] != after[key]]
+
+
+def _changed_tasks(checkpoint: Checkpoint, lessons: Lessons) -> list[str]:
+    """The same of what datasets hold."""
+    changes = []
+    for then, now in zip_longest(checkpoint.tasks, lessons.tasks):
+        if then is None or now is None:
+            changes.append(f"number of tasks: {len(checkpoint.tasks)} -> {len(lessons.tasks)}")
+            break
+        if then.fingerprint != now.fingerprint:
+            changes.append(f"settings of the dataset {now.dataset}: {then.fingerprint[:12]} -> {now.fingerprint[:12]}")
+        if then.classes != now.classes:
+            changes.append(
+                f"classes of the dataset {then.dataset}: {len(then.classes)} -> {len(now.classes)}, or others"
+            )
+    if checkpoint.channels != lessons.channels:
+        changes.append(f"channels of the inputs: {checkpoint.channels} -> {lessons.channels}")
+    states = (checkpoint.training or {}).get("sources", lessons.sources)
+    if len(states) != len(lessons.sources):
+        changes.append(f"number of datasets: {len(states)} -> {len(lessons.sources)}")
+    return changes
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

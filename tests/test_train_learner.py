@@ -1,0 +1,154 @@
+"""One step of learning: which losses reach which weights, and that portions of a batch are the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flowprep.errors import RefusedError, UsageError
+from flowprep.train.device import autocast, choose_device
+from flowprep.train.learner import Learner, Part, _seed
+from flowprep.train.processes import Processes
+from flowprep.train.tasks import Lessons, open_lessons
+from tests.training_data import dataset, run, tiny
+
+CPU = Processes(torch.device("cpu"))
+
+
+def learner_of(**changes: Any) -> tuple[Learner, Lessons, list[Part]]:
+    """A learner, what it learns, and the first batch."""
+    config = tiny(Path("unused"), **changes)
+    lessons = open_lessons(config, 3, share=(0, 1), workers=0)
+    learner = Learner(config, lessons, CPU, lambda _: None, begin=True)
+    return learner, lessons, [learner.part(source.loader.batch(0, 0), source) for source in lessons.sources]
+
+
+def gradients(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: weight.grad.clone() for name, weight in learner.network.named_parameters() if weight.grad is not None}
+
+
+def test_the_loss_is_the_mean_cross_entropy() -> None:
+    learner, lessons, (part,) = learner_of(net={"dropout": 0.0})
+    batch = lessons.sources[0].loader.batch(0, 0)
+    logits = learner.network(torch.from_numpy(batch.numpy()))[0].detach()
+    expected = -logits.log_softmax(1)[range(len(batch)), batch.labels].mean().item()
+    right = (logits.argmax(1).numpy() == batch.labels).mean()
+    assert learner.step(1, 0.0, [part]).tolist() == pytest.approx([expected, right], rel=1e-5)
+
+
+def test_a_head_learns_from_its_own_samples_alone() -> None:
+    """Without samples of the second task its head has no gradient, and the first's does not change."""
+    learner, _, (first, second) = learner_of(data={"also": [str(dataset("second"))]}, net={"dropout": 0.0})
+    learner.step(1, 0.0, [first, second])
+    both = gradients(learner)
+    learner.step(1, 0.0, [first])
+    alone = gradients(learner)
+    torch.testing.assert_close(alone["heads.0.weight"], both["heads.0.weight"])
+    assert both["heads.0.weight"].abs().max() > 0
+    assert both["heads.1.weight"].abs().max() > 0
+    assert alone["heads.1.weight"].abs().max() == 0
+    learner.step(1, 0.0, [second])
+    other = gradients(learner)
+    trunk = next(name for name in both if name.startswith("trunk"))
+    torch.testing.assert_close(alone[trunk] + other[trunk], both[trunk])
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+def test_portions_of_a_batch_are_the_batch(micro_batch: int) -> None:
+    changes: dict[str, Any] = {"data": {"also": [str(dataset("second"))]}, "net": {"dropout": 0.0}}
+    whole, _, parts = learner_of(**changes, solver={"batch": 9})
+    portions, _, _ = learner_of(**changes, solver={"batch": 9, "micro_batch": micro_batch})
+    measured = whole.step(1, 0.0, parts), portions.step(1, 0.0, parts)
+    torch.testing.assert_close(*measured)
+    for name, gradient in gradients(whole).items():
+        torch.testing.assert_close(gradients(portions)[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_too_small_a_memory_halves_the_portions() -> None:
+    said: list[str] = []
+    whole, _, parts = learner_of(net={"dropout": 0.0})
+    learner, _, _ = learner_of(net={"dropout": 0.0})
+    learner._say = said.append
+    limited(learner, 3)
+    torch.testing.assert_close(learner.step(1, 0.0, parts), whole.step(1, 0.0, parts))
+    assert [text.split(": ")[1] for text in said] == [
+        "going on with 4 samples at once.",
+        "going on with 2 samples at once.",
+    ]
+    for name, gradient in gradients(whole).items():
+        torch.testing.assert_close(gradients(learner)[name], gradient, rtol=1e-4, atol=1e-6)
+    learner.step(2, 0.0, parts)
+    assert len(said) == 2, "the portions stay small"
+    limited(learner, 0)
+    with pytest.raises(RefusedError, match="its memory is too small; try a narrower network"):
+        learner.step(3, 0.0, parts)
+
+
+def limited(learner: Learner, most: int) -> None:
+    """From now on ``learner`` has memory for so many samples."""
+
+    def forward(x: torch.Tensor) -> list[torch.Tensor]:
+        if len(x) > most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        logits: list[torch.Tensor] = learner.network(x)
+        return logits
+
+    learner._forward = forward
+
+
+def test_only_the_last_layer_learns() -> None:
+    learner, _, parts = learner_of(solver={"regime": "last-layer"}, net={"name": "resnet18"})
+    before = {name: value.clone() for name, value in learner.state().items()}
+    learner.step(1, 0.1, parts)
+    changed = {name for name, value in learner.state().items() if not torch.equal(value, before[name])}
+    assert changed == {"heads.0.weight", "heads.0.bias"}
+
+
+def test_dropout_follows_from_seed_iteration_and_rank() -> None:
+    learner, _, parts = learner_of()
+    first, again = learner.step(1, 0.0, parts), learner.step(1, 0.0, parts)
+    assert torch.equal(first, again)
+    assert not torch.equal(learner.step(2, 0.0, parts), first)
+    assert len({_seed(seed, iteration, rank) for seed in range(3) for iteration in range(3) for rank in range(3)}) == 27
+
+
+def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
+    """Fine-tuning on the other dataset: the trunk is taken, the head with other classes is not."""
+    outcome, before = run(tiny(tmp_path / "before", solver={"iterations": 1}))
+    said: list[str] = []
+    weights = {"weights": str(outcome.checkpoint), "dropout": 0.0}
+    config = tiny(tmp_path / "after", dataset=str(dataset("second")), net=weights)
+    lessons = open_lessons(config, 1, share=(0, 1), workers=0)
+    learner = Learner(config, lessons, CPU, said.append, begin=True)
+    assert "tensors taken, heads.0." in said[0]
+    state = learner.state()
+    assert all(torch.equal(state[name], value) for name, value in before.model.items() if name.startswith("trunk"))
+    assert len(state["heads.0.weight"]) == 3
+
+
+def test_precision_is_as_asked() -> None:
+    learner, _, parts = learner_of(solver={"precision": "bfloat16"}, net={"dropout": 0.0})
+    exact, _, _ = learner_of(net={"dropout": 0.0})
+    rough, fine = learner.step(1, 0.0, parts), exact.step(1, 0.0, parts)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, fine)
+    torch.testing.assert_close(rough, fine, rtol=0.02, atol=0.02)
+    with autocast("auto", torch.device("cpu")):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gpu", "give cpu, cuda, or a certain GPU as in cuda:1"),
+        ("cuda:x", "give cpu, cuda, or a certain GPU"),
+        ("cuda:99", "there is no GPU number 99"),
+        ("cpu:0", "give cpu, cuda"),
+    ],
+)
+def test_devices_that_are_none(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        choose_device(name)

@@ -1,0 +1,258 @@
+"""Training learns, stops and goes on as if nothing had been, and says what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flowprep.errors import RefusedError, StoreError, UnfinishedError
+from flowprep.stacks import StackLoader
+from flowprep.train import learner, loop
+from flowprep.train.checkpoint import load, network
+from flowprep.train.device import choose_device
+from flowprep.train.processes import Processes
+from flowprep.train.progress import LOG, read_log
+from flowprep.train.run_folder import CONFIG, claimed
+from flowprep.train.tasks import open_lessons
+from flowprep.train.validating import validate
+from tests.training_data import CROP, dataset, kill_at, run, same, tiny
+
+ROOT = Path(__file__).parents[1]
+
+
+def log_of(folder: Path) -> list[tuple[int, Any]]:
+    """What must be the same however often a run was stopped."""
+    return [(line["iteration"], line.get("loss", line.get("validation_loss"))) for line in read_log(folder / LOG)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(tiny(folder))
+    return folder
+
+
+def test_a_tiny_network_learns_eight_videos(tmp_path: Path) -> None:
+    solver = {"iterations": 80, "batch": 16, "learning_rate": 0.05, "log_every": 20, "weight_decay": 0.0}
+    data = {"position": "centre"}
+    config = tiny(tmp_path, net={"name": "resnet18", "width": 0.1, "dropout": 0.0}, data=data, solver=solver)
+    outcome, _ = run(config)
+    lines = [line for line in read_log(tmp_path / LOG) if "loss" in line]
+    assert lines[0]["loss"] > 0.3
+    assert min(line["loss"] for line in lines) < 0.05
+    assert outcome.validation
+    assert outcome.validation.videos == 4
+    assert outcome.validation.accuracy == 1.0, "clips that were not trained on"
+
+
+def test_a_run_leaves_log_events_and_configuration(undisturbed: Path) -> None:
+    lines = read_log(undisturbed / LOG)
+    assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6, 6]
+    for line in lines[:-1]:
+        assert {"accuracy", "samples_per_second", "data_wait", "seconds"} <= line.keys()
+        assert line["losses"] == {"first": line["loss"]}
+    assert [line["learning_rate"] for line in lines[:-1]] == [0.01, 0.01, 0.01, 0.001, 0.001, 0.0001]
+    assert {"iteration", "validation_loss", "validation_accuracy"} <= lines[-1].keys()
+    assert list((undisturbed / "events").glob("events.out.tfevents.*"))
+    assert "width: 0.05" in (undisturbed / CONFIG).read_text()
+    assert load(undisturbed).training is None
+    assert {"flowprep", "torch"} <= load(undisturbed).versions.keys()
+
+
+def test_the_same_seed_gives_the_same_network_and_another_one_another(undisturbed: Path, tmp_path: Path) -> None:
+    _, again = run(tiny(tmp_path / "again", data={"workers": 3}))
+    _, other = run(tiny(tmp_path / "other", solver={"seed": 1}))
+    assert same(again.model, load(undisturbed).model)
+    assert not same(other.model, load(undisturbed).model)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2], ids=lambda number: number.name)
+def test_a_signal_ends_with_a_checkpoint_that_goes_on_exactly(
+    undisturbed: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = tiny(tmp_path)
+    with pytest.raises(UnfinishedError, match="stopped after iteration 3 of 6; the same command goes on"):
+        run(config, kill_at(3, number))
+    assert load(tmp_path).iteration == 3
+    said: list[str] = []
+    outcome, checkpoint = run(config, said.append)
+    assert "going on after iteration 3" in said[0]
+    assert not outcome.done_before
+    assert same(checkpoint.model, load(undisturbed).model)
+    assert log_of(tmp_path) == log_of(undisturbed)
+
+
+def test_a_killed_run_goes_on_exactly(undisturbed: Path, tmp_path: Path) -> None:
+    """SIGKILL after the line of iteration 5; the last checkpoint is of iteration 4."""
+    config = tiny(tmp_path)
+    code = (
+        "import json, sys, torch\n"
+        "from flowprep.config import StreamConfig\n"
+        "from flowprep.train.loop import train\n"
+        "from tests.training_data import kill_at\n"
+        "torch.set_num_threads(1)\n"
+        "train(StreamConfig.from_json(json.loads(sys.argv[1])), kill_at(5, 9))\n"
+    )
+    command = [sys.executable, "-c", code, json.dumps(config.to_json())]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert load(tmp_path).iteration == 4
+    assert [number for number, _ in log_of(tmp_path)] == [1, 2, 3, 4, 5]
+    with (tmp_path / LOG).open("a") as file:
+        file.write('{"iteration": 5, "lo')  # what a kill in the midst of a write leaves
+    _, checkpoint = run(config)
+    assert same(checkpoint.model, load(undisturbed).model)
+    assert log_of(tmp_path) == log_of(undisturbed)
+
+
+def test_a_finished_run_says_so(undisturbed: Path) -> None:
+    before = (undisturbed / "checkpoint.pt").read_bytes()
+    outcome, _ = run(tiny(undisturbed))
+    assert outcome.done_before
+    assert outcome.iterations == 6
+    assert (undisturbed / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solver": {"learning_rate": 0.1}}, r"what differs:\n  solver.learning_rate: 0.01 -> 0.1\n"),
+        ({"solver": {"iterations": 7}}, "solver.iterations: 6 -> 7"),
+        ({"net": {"width": 0.06}}, "net.width: 0.05 -> 0.06"),
+        ({"stack": {"length": 3}}, "stack.length: 2 -> 3"),
+    ],
+)
+def test_another_configuration_is_refused(undisturbed: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RefusedError, match=message):
+        run(tiny(undisturbed, **changes))
+
+
+def test_another_dataset_is_refused(undisturbed: Path) -> None:
+    second = str(dataset("second"))
+    with pytest.raises(RefusedError, match=r"classes of the dataset .*: 4 -> 3"):
+        run(tiny(undisturbed, dataset=second))
+    with pytest.raises(RefusedError, match="number of tasks: 1 -> 2"):
+        run(tiny(undisturbed, data={"also": [second]}))
+
+
+def test_some_keys_may_change_when_a_run_goes_on(undisturbed: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnfinishedError):
+        run(tiny(tmp_path), kill_at(2, signal.SIGTERM))
+    free = {"log_every": 2, "checkpoint_every": 5, "validate_every": 3, "device": ""}
+    if torch.cuda.is_available():
+        free["device"] = "cpu"
+    _, checkpoint = run(tiny(tmp_path, data={"workers": 2}, solver=free))
+    assert same(checkpoint.model, load(undisturbed).model)
+
+
+def test_other_videos_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnfinishedError):
+        run(tiny(tmp_path), kill_at(2, signal.SIGTERM))
+    whole = StackLoader.state_dict
+    monkeypatch.setattr(StackLoader, "state_dict", lambda self: {**whole(self), "videos": "others"})
+    with pytest.raises(RefusedError, match="the dataset has other videos"):
+        run(tiny(tmp_path))
+
+
+def test_divergence_is_an_error_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = learner.Learner.step
+
+    def poisoned(self: learner.Learner, iteration: int, *rest: Any) -> torch.Tensor:
+        return step(self, iteration, *rest) * (float("nan") if iteration == 4 else 1)
+
+    monkeypatch.setattr(learner.Learner, "step", poisoned)
+    with pytest.raises(RefusedError, match="the loss is nan in iteration 4: .* lower solver.learning_rate"):
+        run(tiny(tmp_path, solver={"log_every": 5, "checkpoint_every": 3}))
+    assert load(tmp_path).iteration == 3
+
+
+def test_infinite_weights_are_never_saved(tmp_path: Path) -> None:
+    solver = {"learning_rate": 100.0, "momentum": 0.99, "checkpoint_every": 1, "iterations": 50, "log_every": 50}
+    with pytest.raises(RefusedError, match="training has diverged"):
+        run(tiny(tmp_path, net={"width": 0.1, "name": "vgg16", "dropout": 0.0}, solver=solver))
+    if (tmp_path / "checkpoint.pt").exists():
+        assert all(weight.isfinite().all() for weight in load(tmp_path).model.values())
+
+
+def test_a_full_disk_is_an_error_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def full(handle: int) -> None:
+        if load_if_there(tmp_path) == 2:
+            raise OSError(28, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left on device. Free some space and run the same command again"):
+        run(tiny(tmp_path))
+    assert load(tmp_path).iteration == 2
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def load_if_there(folder: Path) -> int:
+    return load(folder).iteration if (folder / "checkpoint.pt").exists() else 0
+
+
+def test_nobody_else_may_train_in_the_folder(tmp_path: Path) -> None:
+    with claimed(tmp_path), pytest.raises(RefusedError, match="another process is training there"):
+        run(tiny(tmp_path))
+    run(tiny(tmp_path, solver={"iterations": 1}))
+
+
+def test_damaged_samples_are_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowprep.stacks.sources import FieldSource
+
+    whole = FieldSource.load
+
+    def damaged(self: Any, clip: Any, *rest: Any) -> Any:
+        if clip.id.startswith(("left/left_00", "left/left_02")):
+            raise RefusedError(f"{clip.id}: damaged")
+        return whole(self, clip, *rest)
+
+    monkeypatch.setattr(FieldSource, "load", damaged)
+    with pytest.raises(RefusedError, match="left/left_00.*: damaged"):
+        run(tiny(tmp_path / "raise"))
+    outcome, _ = run(tiny(tmp_path / "skip", data={"on_damage": "skip"}))
+    (id,) = outcome.damaged
+    assert id.startswith("left/left_00")
+    assert outcome.validation
+    assert (outcome.validation.videos, outcome.validation.damaged) == (3, 1)
+    assert [line["damaged"] for line in read_log(tmp_path / "skip" / LOG)[:-1]][-1] == outcome.damaged[id]
+
+
+def test_validation_is_the_centre_of_the_middle_of_each_video(undisturbed: Path) -> None:
+    checkpoint = load(undisturbed)
+    loader = open_lessons(checkpoint.config, 1, share=(0, 1), workers=0).validation
+    assert loader
+    module = network(checkpoint)
+    losses, right = [], 0
+    for number, clip in enumerate(loader.sampler.clips):
+        assert clip.id.split("_")[-1].startswith("02")
+        pixels = torch.from_numpy(loader.test_batch(number, len(clip.frames)).numpy())[(len(clip.frames) - 1) // 2]
+        top, left = (pixels.shape[1] - CROP) // 2, (pixels.shape[2] - CROP) // 2
+        with torch.inference_mode():
+            logits = module(pixels[None, :, top : top + CROP, left : left + CROP])[0]
+        losses.append(-logits.log_softmax(1)[0, clip.label].item())
+        right += logits.argmax(1).item() == clip.label
+    found = validate(
+        module, loader, crop=CROP, precision="float32", processes=Processes(choose_device("cpu")), workers=2
+    )
+    assert found.loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert found.accuracy == right / len(losses)
+    assert found.loss == pytest.approx(read_log(undisturbed / LOG)[-1]["validation_loss"], rel=1e-5)
+
+
+def test_threads_that_read_ahead_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12))
+    assert loop._processors() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert loop._processors() == 3
