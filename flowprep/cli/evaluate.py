@@ -1,0 +1,77 @@
+"""flowprep evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("evaluate")
+@click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True, type=click.Path())
+@click.argument("dataset", type=click.Path())
+@click.option("--split", type=click.IntRange(1, 3), help="Split of the dataset. [default: the one trained on]")
+@click.option("--part", default="test", show_default=True, help="Part of the split; --part '' takes every video.")
+@click.option("--frames", default=25, show_default=True, metavar="N", help="Frames, or stacks, of a video.")
+@click.option(
+    "--crops",
+    type=click.Choice(["1", "2", "5", "10"]),
+    default="10",
+    show_default=True,
+    help="Of each frame: the centre; that and its mirror image; the corners, too; all of them mirrored.",
+)
+@click.option("-o", "--output", type=click.Path(), help="Folder for the scores. [default: beside the checkpoint]")
+@click.option("--name", help="Of the scores, in files and tables; of one checkpoint. [default: its stream]")
+@click.option(
+    "--on-damage",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
+    show_default=True,
+    help="Videos that are damaged or too short: stop, or leave them out and say so.",
+)
+@click.option("--device", default="", help="cpu, cuda or cuda:1. [default: a GPU where there is one]")
+@click.option("--batch", default=250, show_default=True, metavar="N", help="Inputs at once on the device.")
+@click.option("--workers", default=0, metavar="N", help="Threads that read ahead. [default: one a processor, up to 8]")
+@click.option("-q", "--quiet", is_flag=True, help="No progress display.")
+def command(
+    checkpoints: tuple[str, ...], dataset: str, output: str | None, name: str | None, quiet: bool, **given: Any
+) -> None:
+    """Score the videos of DATASET by the streams of CHECKPOINTs (checkpoint.pt, or the folder of a run).
+
+    25 frames of each video, ten crops of each: the score of a video is the mean softmax of its 250 inputs. Scores are
+    saved as NAME-split1-test.npz, for flowprep fuse and report.
+
+    \b
+    flowprep evaluate runs/spatial-split1 runs/temporal-split1 ucf101.zarr
+    flowprep evaluate runs/temporal-split1 ucf101.zarr --part train --crops 1
+    """
+    from flowprep.cli.training import require_torch
+    from flowprep.errors import UnfinishedError, UsageError
+
+    def say(text: str) -> None:
+        if not quiet:
+            click.echo(text, err=True)
+
+    if name is not None and (len(checkpoints) > 1 or not name or "/" in name):
+        raise UsageError(f"--name {name!r}: give one checkpoint, and a name that a file can have.")
+    require_torch()
+    from flowprep.train import checkpoint
+    from flowprep.train.evaluate import evaluate
+
+    runs: dict[Path, Path] = {}  # file to write -> checkpoint
+    for path in map(Path, checkpoints):
+        config = checkpoint.load(path).config
+        folder = Path(output) if output else path if path.is_dir() else path.parent
+        split = given["split"] or config.data.split
+        target = folder / f"{name or config.stream}-split{split}-{given['part'] or 'all'}.npz"
+        if target in runs:
+            raise UsageError(f"{target} would hold the scores of {runs[target]} and of {path}: give one, and --name.")
+        runs[target] = path
+    for target, path in runs.items():
+        try:
+            scores = evaluate(path, dataset, **given | {"crops": int(given["crops"])}, name=name or "", say=say)
+        except KeyboardInterrupt:
+            raise UnfinishedError(f"stopped; nothing of {path} is saved. Run the same command again.") from None
+        scores.save(target)
+        click.echo(f"{scores}\nsaved: {target}")

@@ -1,0 +1,93 @@
+"""flowprep fuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+METHODS = ["average", "weighted", "max", "logistic", "svm"]
+
+
+@click.command("fuse")
+@click.argument("scores", metavar="SCORES...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="average",
+    show_default=True,
+    help="Mean, weighted mean or maximum of the scores; or, learned, logistic regression or a linear SVM on them.",
+)
+@click.option("--weights", metavar="W,W", help="Of weighted, one a stream. [default: spatial 1, temporal 1.5]")
+@click.option(
+    "--train", multiple=True, type=click.Path(), help="Scores of the training videos, of what is learned; one a stream."
+)
+@click.option("--svm-c", "c", type=float, metavar="C", help="Of what is learned. [default: by cross-validation]")
+@click.option("--common", is_flag=True, help="Fuse the videos that all streams have, whatever others they have.")
+@click.option("-o", "--output", type=click.Path(), help="File to write. [default: fused-METHOD-split1-test.npz here]")
+def command(
+    scores: tuple[str, ...], weights: str | None, train: tuple[str, ...], common: bool, output: str | None, **given: Any
+) -> None:
+    """Fuse SCORES of streams, files of flowprep evaluate, into one score for each video and class.
+
+    Files of several splits are fused within each; then the mean over the splits is shown, too. Methods that learn need
+    scores of the training videos: flowprep evaluate --part train.
+
+    \b
+    flowprep fuse spatial-split1-test.npz temporal-split1-test.npz --method weighted --weights 1,1.5
+    flowprep fuse *-split1-test.npz --method svm --train spatial-split1-train.npz --train temporal-split1-train.npz
+    """
+    from flowprep.cli.training import weights_of
+    from flowprep.errors import UsageError
+    from flowprep.train.fusion import fuse, in_common
+    from flowprep.wording import plural
+
+    streams, training = _by_split(scores), _by_split(train)
+    if unused := sorted(training.keys() - streams.keys()):
+        raise UsageError(f"--train has scores of split {unused[0]}, of which there is nothing to fuse: leave them out.")
+    shown: dict[str, list[float]] = {}  # name -> accuracy in each split
+    for split, of_split in streams.items():
+        lessons = training.get(split, [])
+        if common:
+            before = max(map(len, of_split))
+            of_split, lessons = in_common(of_split), in_common(lessons)
+            click.echo(f"split {split}: {plural(len(of_split[0]), 'video')} in common, of up to {before:,}")
+        fused = fuse(of_split, weights=weights_of(weights), training=lessons, say=click.echo, **given)
+        target = _target(output, fused, several=len(streams) > 1)
+        if target.resolve() in {Path(path).resolve() for path in (*scores, *train)}:
+            raise UsageError(f"{target} is one of the files to read: name another with -o.")
+        for one in (*of_split, fused):
+            shown.setdefault(one.name, []).append(one.accuracy)
+            click.echo(one)
+        fused.save(target)
+        click.echo(f"saved: {target}")
+    for name, accuracies in shown.items() if len(streams) > 1 else ():
+        mean = sum(accuracies) / len(accuracies)
+        click.echo(f"{name}, mean over {plural(len(accuracies), 'split')}: accuracy {100 * mean:.2f} %")
+
+
+def _by_split(paths: tuple[str, ...]) -> dict[int, list[Any]]:
+    from flowprep.errors import UsageError
+    from flowprep.train.scores import Scores
+
+    found: dict[int, list[Any]] = {}
+    for path in paths:
+        scores = Scores.load(Path(path))
+        others = found.setdefault(scores.split, [])
+        if scores.name in {other.name for other in others}:
+            raise UsageError(
+                f"{path}: another file has {scores.name} scores of split {scores.split}, too. Give each once; streams "
+                "of the same kind need names of their own (flowprep evaluate --name)."
+            )
+        others.append(scores)
+    return dict(sorted(found.items()))
+
+
+def _target(output: str | None, fused: Any, *, several: bool) -> Path:
+    """The file to write; of several splits each has its own."""
+    if output is None:
+        method = fused.name.rpartition(" ")[2]
+        return Path(f"fused-{method}-split{fused.split}-{fused.part or 'all'}.npz")
+    path = Path(output)
+    return path.with_stem(f"{path.stem}-split{fused.split}") if several else path
