@@ -1,0 +1,213 @@
+"""What a video shows: the class scores of a file, by one or several trained streams.
+
+The video becomes a dataset of its own, made as the ones that were trained on, and is scored as
+:mod:`flowprep.train.evaluate` scores the videos of a dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from flowprep.config import Settings
+from flowprep.errors import RefusedError, UsageError, Verdict, VideoError
+from flowprep.stacks.reach import fields_needed, frames_of
+from flowprep.stacks.torch_loader import tensors
+from flowprep.store.blobs import store_error
+from flowprep.store.layout import ArrayName
+from flowprep.store.reader import Dataset
+from flowprep.train import checkpoint as checkpoints
+from flowprep.train.checkpoint import Checkpoint
+from flowprep.train.evaluate import CROPS, Scorer
+from flowprep.train.fusion import fuse
+from flowprep.train.inputs import test_loader
+from flowprep.train.remake import Stream, recipes, remake
+from flowprep.train.scores import UNKNOWN, Scores
+from flowprep.wording import plural
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The scores of one video."""
+
+    scores: Scores  # of all streams together
+    streams: tuple[Scores, ...]  # of each
+
+    def ranked(self) -> list[dict[str, Any]]:
+        """All classes, the likeliest first: its name, its score, and its score by each stream."""
+        each = [stream.arranged(stream.ids, self.scores.classes) for stream in self.streams]
+        order = np.argsort(-self.scores.scores[0], kind="stable")  # of equal ones the first
+        return [
+            {
+                "class": self.scores.classes[number],
+                "score": float(self.scores.scores[0, number]),
+                "streams": {stream.name: float(stream.scores[0, number]) for stream in each},
+            }
+            for number in order
+        ]
+
+
+class Predictor:
+    """Trained networks, ready for videos.
+
+    Parameters
+    ----------
+    paths: checkpoints, or folders of runs. Of a network with several tasks it is the first whose classes are scored.
+    weights: of the streams in the mean of their scores; default: all alike.
+    frames, crops, device, batch: as :func:`~flowprep.train.evaluate.evaluate` has them.
+    say: is told what happens; ``quiet`` turns off the progress display.
+
+    Raises UsageError or RefusedError for checkpoints that cannot be read, or not be used together.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        weights: Sequence[float] | None = None,
+        frames: int = 25,
+        crops: int = 10,
+        device: str = "",
+        batch: int = 250,
+        say: Callable[[str], None] = lambda _: None,
+        quiet: bool = True,
+    ) -> None:
+        if not paths or crops not in CROPS or frames < 1 or batch < 1:
+            raise UsageError(
+                f"{plural(len(paths), 'checkpoint')}, frames {frames}, crops {crops}, batch {batch}: give one or "
+                f"more, positive numbers, and {', '.join(map(str, CROPS))} crops."
+            )
+        self.weights = weights
+        self.frames = frames
+        self.crops = crops
+        self.paths = [path / checkpoints.NAME if path.is_dir() else path for path in paths]
+        self.checkpoints = [checkpoints.load(path) for path in self.paths]
+        self.names = _names([checkpoint.config.stream for checkpoint in self.checkpoints])
+        self._say = say
+        self._quiet = quiet
+        streams = [
+            Stream(checkpoint.config, _settings(path, checkpoint))
+            for path, checkpoint in zip(self.paths, self.checkpoints, strict=True)
+        ]
+        self._rehearse()
+        self._recipes = recipes(streams, say)
+        self._scorers = [
+            Scorer(checkpoint, 0, device=device, crops=crops, batch=batch) for checkpoint in self.checkpoints
+        ]
+
+    def predict(self, video: Path, keep: Path | None = None) -> Prediction:
+        """The scores of a video.
+
+        keep: folder in which a new one, of the video's name, gets the datasets made of it; by default they are thrown
+            away.
+
+        Raises VideoError, with the verdict, for a video that cannot be used.
+        """
+        with _folder(video, keep) as name:
+            each = []
+            for number, recipe in enumerate(self._recipes):
+                with closing(remake(recipe, video, Path(name), self._say, quiet=self._quiet)) as dataset:
+                    each.append(self._score(number, video, dataset))
+        return Prediction(self._together(each), tuple(each))
+
+    def _score(self, number: int, video: Path, dataset: Dataset) -> Scores:
+        """Scores by one stream of the one video in ``dataset``."""
+        config = self.checkpoints[number].config
+        _check_size(dataset, config.stream == "spatial", config.data.crop)
+        if config.stream == "temporal" and not dataset.settings.stack:
+            fields = dataset.videos[0].fields
+            if not frames_of(config.stack, fields):
+                needed = fields_needed(config.stack)
+                raise VideoError(Verdict.TOO_SHORT, f"it has {plural(fields, 'field')}, a stack needs {needed}")
+        loader = test_loader(config, dataset, part="", split=None)
+        scores = self._scorers[number].scores(tensors(loader.test_batch(0, self.frames)))
+        if not np.isfinite(scores).all():
+            raise RefusedError(f"{self.paths[number]}: its scores are not finite: the training has diverged.")
+        return self._named(number, scores, str(video))
+
+    def _named(self, number: int, scores: Any, id: str) -> Scores:
+        checkpoint = self.checkpoints[number]
+        return Scores(
+            scores=scores[None],
+            labels=np.array([UNKNOWN], np.int64),
+            ids=(id,),
+            classes=checkpoint.tasks[0].classes,
+            name=self.names[number],
+            stream=checkpoint.config.stream,
+            split=0,
+            part="",
+            frames=self.frames,
+            crops=self.crops,
+            checkpoint=str(self.paths[number].absolute()),
+            net=checkpoint.config.net.name,
+        )
+
+    def _rehearse(self) -> None:
+        """Put scores of nothing together: what does not fit is refused before a video is decoded."""
+        each = []
+        for number, checkpoint in enumerate(self.checkpoints):
+            classes = len(checkpoint.tasks[0].classes) if checkpoint.tasks else 0
+            try:
+                each.append(self._named(number, np.full(classes, 1 / max(1, classes), np.float32), ""))
+            except (IndexError, ValueError) as error:
+                raise RefusedError(f"{self.paths[number]}: its classes cannot be told apart ({error}).") from None
+        self._together(each)
+
+    def _together(self, each: Sequence[Scores]) -> Scores:
+        """The mean of the streams' scores."""
+        if self.weights is not None:
+            return fuse(each, "weighted", self.weights)
+        return fuse(each, "average") if len(each) > 1 else each[0]
+
+
+def _settings(path: Path, checkpoint: Checkpoint) -> Settings:
+    """Of the dataset that was trained on. Raises RefusedError for what cannot be those."""
+    try:
+        settings = Settings.from_json(checkpoint.settings)
+    except (KeyError, TypeError, UsageError) as error:
+        raise RefusedError(f"{path}: the settings of its dataset cannot be read ({error}).") from None
+    spatial = checkpoint.config.stream == "spatial"
+    channels = 3 if spatial else 2 * (settings.stack or checkpoint.config.stack).length
+    framed = all(storage.rgb for storage in (*settings.origins, settings.storage))
+    if channels != checkpoint.channels or (spatial and not framed) or (settings.stack and not settings.derived):
+        raise RefusedError(f"{path}: the settings of its dataset are not those of its network's inputs.")
+    return settings
+
+
+def _names(streams: Sequence[str]) -> list[str]:
+    """``["spatial", "temporal", "temporal 2"]``"""
+    return [
+        stream if stream not in streams[:number] else f"{stream} {streams[: number + 1].count(stream)}"
+        for number, stream in enumerate(streams)
+    ]
+
+
+def _folder(video: Path, keep: Path | None) -> AbstractContextManager[str]:
+    """A folder to work in, which goes away afterwards unless it is to be kept."""
+    if keep is None:
+        return TemporaryDirectory(prefix="flowprep-")
+    folder = keep / video.name
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise RefusedError(f"{folder} is there already: name another folder to keep datasets in.") from None
+    except OSError as error:
+        raise store_error(folder, error) from error
+    return nullcontext(str(folder))
+
+
+def _check_size(dataset: Dataset, frames: bool, crop: int) -> None:
+    """Raises VideoError where crops do not fit into the inputs that the one video of ``dataset`` has."""
+    row = dataset.videos[0].row
+    place = row.frames if frames else row.flow
+    assert place
+    array = ArrayName.parse(place.array)
+    if min(array.height, array.width) < crop:
+        size = f"{array.width}x{array.height}"
+        raise VideoError(Verdict.TOO_SMALL, f"its inputs are of {size} pixels, the network looks at {crop}x{crop}")

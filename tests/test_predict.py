@@ -1,0 +1,377 @@
+"""A file gets the scores that it has in a dataset, bit for bit; and a bad one its verdict, leaving nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flowprep import flow, shard
+from flowprep.config import (
+    FlowConfig,
+    NetConfig,
+    Settings,
+    SolverConfig,
+    StackConfig,
+    Stacking,
+    StorageConfig,
+    StreamConfig,
+    TrainDataConfig,
+)
+from flowprep.errors import ExitCode, RefusedError, UsageError, Verdict, VideoError
+from flowprep.run import product
+from flowprep.store.reader import Dataset
+from flowprep.train import checkpoint as checkpoints
+from flowprep.train.checkpoint import Checkpoint, Task
+from flowprep.train.evaluate import evaluate
+from flowprep.train.fusion import fuse
+from flowprep.train.nets import build
+from flowprep.train.predict import Predictor
+from flowprep.train.remake import Stream, recipes
+from flowprep.train.scores import Scores
+from tests import in_process
+from tests.command import flowprep
+from tests.in_process import CLIP, FINE, SETTINGS, InProcess
+from tests.loader_data import CROP, SHORT, flow_dataset, flow_folder
+
+CLASSES = ("alone", "large", "small")
+OTHER = "zoom_out/zoom_out_00.avi"
+FEW = {"frames": 3, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def extracted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
+    """What is extracted or derived, in the test's own process; and nothing is left in the temporary folder."""
+    flow_folder()  # made once, and kept elsewhere
+    done: list[str] = []
+
+    class Recorded(InProcess):
+        def extract(self, settings: Settings, *others: Any) -> Any:
+            done.append("stacks" if settings.stack else "transcoded" if settings.derived else "flow")
+            return super().extract(settings, *others)
+
+    monkeypatch.setattr(shard, "Sandbox", Recorded)
+    monkeypatch.setattr(shard, "_thread", threading.local())
+    monkeypatch.setattr(product, "probe_all", lambda root, videos, *_: [in_process.header(root / v.id) for v in videos])
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums are always made in the same order
+    yield done
+    torch.set_num_threads(threads)
+    assert list(temporary.iterdir()) == []
+
+
+def path_of(id: str) -> Path:
+    """The file that a video of the dataset was."""
+    return flow_folder().parent / "videos-jpeg" / id
+
+
+def trained(
+    folder: Path,
+    stream: str,
+    dataset: Dataset | None = None,
+    classes: tuple[str, ...] = CLASSES,
+    settings: dict[str, Any] | None = None,
+    **stack: Any,
+) -> Path:
+    """A run folder with a checkpoint of random weights, whose scores differ much between videos."""
+    dataset = dataset or flow_dataset()
+    stacking = Stacking(**{"length": 4} | stack) if not dataset.settings.stack else Stacking(**stack)
+    net = NetConfig(width=0.05, dropout=0.5, init="he")
+    data = TrainDataConfig(crop=CROP)
+    config = StreamConfig(stream, str(dataset.path), "run", data, stacking, net, SolverConfig(device="cpu"))
+    channels = 3 if stream == "spatial" else 2 * (dataset.settings.stack or stacking).length
+    torch.manual_seed(len(stream))
+    module = build(net, channels, [len(classes), 2], crop=CROP)
+    with torch.no_grad():
+        for head in module.heads:
+            head.weight *= 20
+    tasks = [Task("first", str(dataset.path), "f", classes), Task("second", "other.zarr", "f", ("yes", "no"))]
+    saved = Checkpoint(config, 7, tasks, channels, settings or dataset.settings.to_json(), module.state_dict())
+    folder.mkdir()
+    checkpoints.save(folder / checkpoints.NAME, saved)
+    return folder
+
+
+def in_dataset(run: Path, dataset: Dataset, part: str = "") -> Scores:
+    return evaluate(run, dataset, part=part, on_damage="skip", **FEW)
+
+
+def bits(scores: Scores, id: str) -> bytes:
+    return scores.scores[scores.ids.index(id)].tobytes()
+
+
+def check(run: Path, dataset: Dataset, keep: Path | None = None) -> None:
+    """A file and the video of the dataset that it became have the same scores, which those of another are not."""
+    known = in_dataset(run, dataset)
+    prediction = Predictor([run], **FEW).predict(path_of(CLIP), keep)
+    assert prediction.scores.scores.tobytes() == bits(known, CLIP) != bits(known, OTHER)
+    assert prediction.scores.classes == CLASSES
+
+
+# --- as in the dataset ---
+
+
+def test_frames_alone_are_extracted_for_a_spatial_stream(tmp_path: Path) -> None:
+    check(trained(tmp_path / "run", "spatial"), flow_dataset(), tmp_path / "kept")
+    (made,) = (tmp_path / "kept" / Path(CLIP).name).iterdir()
+    place = Dataset(made).videos[0].row.flow
+    assert place and place.array == "flow_16x16"  # next to no work
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [{}, {"kind": "trajectory"}, {"bidirectional": True}, {"mean_subtract": False, "temporal_stride": 2}],
+    ids=lambda stack: "-".join(stack) or "plain",
+)
+def test_stacks_of_flow(tmp_path: Path, stack: dict[str, Any]) -> None:
+    check(trained(tmp_path / "run", "temporal", **stack), flow_dataset(), tmp_path / "kept")
+    (made,) = (tmp_path / "kept" / Path(CLIP).name).iterdir()
+    settings = Dataset(made).settings
+    assert settings.flow.direction == ("both" if stack.get("bidirectional") else "forward")  # only what is looked at
+    assert not settings.storage.rgb
+
+
+@pytest.mark.parametrize("backward", ["stored", "frames"])
+def test_stored_stacks(tmp_path: Path, extracted: list[str], backward: str) -> None:
+    stacks = tmp_path / "stacks.zarr"
+    in_process.stack(
+        flow_folder(), stacks, StorageConfig(quality=70), length=4, every=2, bidirectional=True, backward=backward
+    )
+    extracted.clear()
+    check(trained(tmp_path / "run", "temporal", Dataset(stacks)), Dataset(stacks))
+    assert extracted == ["flow", "stacks"]
+
+
+def test_what_was_stored_anew_on_the_way(tmp_path: Path, extracted: list[str]) -> None:
+    smaller, stacks, last = (tmp_path / f"{name}.zarr" for name in ("smaller", "stacks", "last"))
+    in_process.transcode(flow_folder(), smaller, StorageConfig(quality=40))
+    in_process.stack(smaller, stacks, FINE, length=3, per_video=3, size="48x40")
+    in_process.transcode(stacks, last, StorageConfig(quality=60))
+    extracted.clear()
+    check(trained(tmp_path / "temporal", "temporal", Dataset(last)), Dataset(last))
+    assert extracted == ["flow", "transcoded", "stacks", "stacks"]
+    extracted.clear()
+    check(trained(tmp_path / "spatial", "spatial", Dataset(smaller)), Dataset(smaller))
+    assert extracted == ["flow"]  # frames are taken over as they are
+
+
+def test_streams_together(tmp_path: Path, extracted: list[str]) -> None:
+    stacks = tmp_path / "stacks.zarr"
+    in_process.stack(flow_folder(), stacks, length=2, every=2)
+    runs = [
+        trained(tmp_path / "a", "spatial"),
+        trained(tmp_path / "b", "temporal", classes=CLASSES[::-1]),
+        trained(tmp_path / "c", "temporal", Dataset(stacks)),
+    ]
+    datasets = [flow_dataset(), flow_dataset(), Dataset(stacks)]
+    known = [in_dataset(run, dataset).arranged([CLIP], CLASSES) for run, dataset in zip(runs, datasets, strict=True)]
+    for weights, expected in ((None, fuse(known, "average")), ((1, 2, 0.5), fuse(known, "weighted", (1, 2, 0.5)))):
+        extracted.clear()
+        prediction = Predictor(runs, weights=weights, **FEW).predict(path_of(CLIP))
+        assert prediction.scores.classes == expected.classes
+        assert prediction.scores.scores.tobytes() == expected.scores.tobytes()
+        assert extracted == ["flow", "stacks"]  # decoded once
+    ranked = prediction.ranked()
+    assert [entry["score"] for entry in ranked] == sorted(expected.scores[0].tolist(), reverse=True)
+    for entry in ranked:
+        column = CLASSES.index(entry["class"])
+        assert entry["score"] == expected.scores[0, expected.classes.index(entry["class"])]
+        assert list(entry["streams"].items()) == [
+            (name, scores.scores[0, column])
+            for name, scores in zip(("spatial", "temporal", "temporal 2"), known, strict=True)
+        ]
+
+
+def test_streams_of_other_flow_have_a_dataset_each(tmp_path: Path, extracted: list[str]) -> None:
+    settings = flow_dataset().settings
+    other = replace(settings, flow=FlowConfig("farneback", "opencv", "forward"), engine="opencv").to_json()
+    runs = [trained(tmp_path / "a", "temporal"), trained(tmp_path / "b", "temporal", settings=other)]
+    prediction = Predictor(runs, **FEW).predict(path_of(CLIP))
+    assert extracted == ["flow", "flow"]
+    first, second = prediction.streams
+    assert first.scores.tobytes() == bits(in_dataset(runs[0], flow_dataset()), CLIP) != second.scores.tobytes()
+
+
+# --- what leads to a dataset ---
+
+
+def kinds(settings: Settings, stream: str = "temporal") -> tuple[list[str], list[str]]:
+    """Kinds of the datasets on the way to one, and what is said of them."""
+    said: list[str] = []
+    (recipe,) = recipes([Stream(StreamConfig(stream), settings)], said.append)
+    assert [len(step.origins) for step in recipe] == list(range(len(recipe)))
+    return ["stacks" if step.stack else "flow" for step in recipe], said
+
+
+def test_the_order_in_which_stacks_were_made_and_stored_anew() -> None:
+    here = replace(flow_dataset().settings, engine=flow.find("dis", "opencv").engine())
+    framed, bare = StorageConfig(), StorageConfig(rgb=False)
+    from_frames = StackConfig(bidirectional=True, backward="frames")
+    for origins, stack, expected, words in (
+        ((), None, ["flow"], ""),
+        ((framed,), None, ["flow", "flow"], ""),
+        ((framed,), from_frames, ["flow", "stacks"], ""),
+        ((bare,), StackConfig(), ["flow", "stacks"], ""),
+        ((framed, framed), from_frames, ["flow", "flow", "stacks"], ""),
+        ((framed, bare), from_frames, ["flow", "stacks", "stacks"], "first stacked, then transcoded"),
+        ((bare, bare), StackConfig(), ["flow", "flow", "stacks"], "first transcoded"),
+    ):
+        storage = bare if stack else framed
+        found, said = kinds(replace(here, storage=storage, origins=origins, stack=stack))
+        assert found == expected
+        assert len(said) == bool(words) and words in "".join(said)
+
+
+def test_a_backend_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = FlowConfig("tvl1", "opencv", "forward", {"warps": 3, "gamma": 0.0})
+    settings = replace(SETTINGS, flow=before, engine="opencv 3.1.0")
+    stream = Stream(StreamConfig("temporal"), settings)
+    monkeypatch.setattr("flowprep.flow.opencv.TVL1.unavailable", classmethod(lambda _: "no optflow"))
+    said: list[str] = []
+    ((found,),) = recipes([stream], said.append)
+    assert found.flow.backend == "cpu" and found.flow.parameters["warps"] == 3
+    assert len(said) == 1 and "opencv 3.1.0" in said[0] and flow.find("tvl1", "cpu").engine() in said[0]
+    ((found,),) = recipes(
+        [Stream(stream.config, replace(settings, flow=replace(before, backend="later")))], said.append
+    )
+    assert found.flow.backend == "cpu"
+    # Frames do not need it.
+    said.clear()
+    monkeypatch.setattr("flowprep.flow.cpu.TVL1.unavailable", classmethod(lambda _: "no compiler"))
+    recipes([Stream(StreamConfig("spatial"), settings)], said.append)
+    assert not said
+    with pytest.raises(RefusedError, match="tvl1 cannot run here.*no compiler"):
+        recipes([stream], said.append)
+
+
+# --- what cannot be predicted ---
+
+
+def test_bad_videos_have_a_verdict(tmp_path: Path) -> None:
+    (tmp_path / "text.avi").write_bytes(b"no video at all " * 100)
+    (tmp_path / "folder.avi").mkdir()
+    (tmp_path / "two\nlines.avi").write_bytes(b"")
+    predictor = Predictor([trained(tmp_path / "run", "temporal")], **FEW)
+    for path, verdict, reason in (
+        (tmp_path / "text.avi", Verdict.UNDECODABLE, "not a video file"),
+        (tmp_path / "folder.avi", Verdict.BAD_PATH, "not a regular file"),
+        (tmp_path / "two\nlines.avi", Verdict.BAD_PATH, "control characters"),
+        (tmp_path / "none.avi", Verdict.MISSING, "no such file"),
+        (tmp_path / "text.avi" / "x.avi", Verdict.UNDECODABLE, "Not a directory"),
+        (path_of(SHORT), Verdict.TOO_SHORT, "it has 2 fields, a stack needs 4"),
+    ):
+        with pytest.raises(VideoError, match=reason) as caught:
+            predictor.predict(path)
+        assert caught.value.verdict == verdict
+    predictor.predict(path_of(CLIP))  # as before
+
+
+def test_a_video_too_short_for_the_stored_stacks_or_too_small(tmp_path: Path) -> None:
+    in_process.stack(flow_folder(), tmp_path / "stacks.zarr", length=4)
+    predictor = Predictor([trained(tmp_path / "run", "temporal", Dataset(tmp_path / "stacks.zarr"))], **FEW)
+    with pytest.raises(VideoError, match="a stack needs 4") as caught:
+        predictor.predict(path_of(SHORT))
+    assert caught.value.verdict == Verdict.TOO_SHORT
+    smaller = replace(flow_dataset().settings, storage=StorageConfig(rgb_short_side=16)).to_json()
+    predictor = Predictor([trained(tmp_path / "small", "spatial", settings=smaller)], **FEW)
+    with pytest.raises(VideoError, match="21x16 pixels, the network looks at 32x32") as caught:
+        predictor.predict(path_of(CLIP))
+    assert caught.value.verdict == Verdict.TOO_SMALL
+
+
+def test_what_does_not_go_together_is_refused_before_a_video_is_decoded(tmp_path: Path, extracted: list[str]) -> None:
+    runs = [trained(tmp_path / "a", "spatial"), trained(tmp_path / "b", "temporal", classes=("alone", "large", "tiny"))]
+    with pytest.raises(RefusedError, match="small, tiny"):
+        Predictor(runs, **FEW)
+    with pytest.raises(UsageError, match="weights"):
+        Predictor(runs[:1], weights=(1, 2), **FEW)
+    with pytest.raises(UsageError, match="crops 3"):
+        Predictor(runs[:1], crops=3)
+    bare = replace(SETTINGS, storage=StorageConfig(rgb=False)).to_json()
+    stacks = replace(SETTINGS, stack=StackConfig(length=4)).to_json()  # of nothing
+    longer = replace(SETTINGS, stack=StackConfig(length=5), origins=(SETTINGS.storage,)).to_json()
+    wrong = [
+        {"video": {}},
+        {**SETTINGS.to_json(), "flow": []},
+        {**SETTINGS.to_json(), "origins": 1},
+        stacks,
+        longer,
+        bare,
+    ]
+    for number, settings in enumerate(wrong):
+        run = trained(tmp_path / f"hostile{number}", "spatial" if settings is bare else "temporal", settings=settings)
+        with pytest.raises(RefusedError, match=r"hostile.*settings"):
+            Predictor([run])
+    with pytest.raises(RefusedError, match=r"one.*twice"):
+        Predictor([trained(tmp_path / "one", "temporal", classes=("a", "a", "b"))])
+    assert not extracted
+
+
+def test_kept_datasets_are_not_mixed(tmp_path: Path) -> None:
+    predictor = Predictor([trained(tmp_path / "run", "spatial")], **FEW)
+    predictor.predict(path_of(CLIP), tmp_path / "kept")
+    with pytest.raises(RefusedError, match="is there already"):
+        predictor.predict(path_of(f"more/{CLIP}"), tmp_path / "kept")
+
+
+# --- the command ---
+
+
+def test_the_command(tmp_path: Path) -> None:
+    runs = [trained(tmp_path / stream, stream) for stream in ("spatial", "temporal")]
+    bad, temporary, out = tmp_path / "bad.mp4", tmp_path / "tmp", tmp_path / "out.json"
+    bad.write_bytes(b"no video at all " * 100)
+    temporary.mkdir()
+    shutil.copy(path_of(CLIP), tmp_path / "-left, 1.avi")
+    done = flowprep(
+        *("predict", "--frames", "3", "--crops", "2", "--top", "2", "--device", "cpu", "--json", out, "-q"),
+        *("--", bad, *runs, "-left, 1.avi"),
+        cwd=tmp_path,
+        env={"TMPDIR": str(temporary)},
+    )
+    assert done.returncode == ExitCode.REFUSED, done.stderr
+    assert done.stderr == f"flowprep: {bad}: undecodable: " + done.stderr.split("undecodable: ")[1]
+    assert done.stderr.count("\n") == 1
+    failure, found = json.loads(out.read_text())["videos"]
+    assert failure["verdict"] == "undecodable" and failure["video"] == str(bad)
+    known = [evaluate(run, flow_dataset(), part="", on_damage="skip", **FEW | {"crops": 2}) for run in runs]
+    expected = fuse([scores.arranged([CLIP], CLASSES) for scores in known])
+    for entry in found["classes"]:
+        assert entry["score"] == pytest.approx(expected.scores[0, CLASSES.index(entry["class"])], abs=1e-5)
+    name, heading, *rows = done.stdout.splitlines()
+    assert name == "-left, 1.avi" and heading.split() == ["score", "spatial", "temporal", "class"]
+    assert [row.split()[-1] for row in rows] == [entry["class"] for entry in found["classes"]][:2]
+    assert rows[0].split()[:2] == ["1", f"{found['classes'][0]['score']:.4f}"]
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.avi"], "no checkpoint"),
+        (["run"], "no video"),
+        (["run", "folder", "a.avi"], "folder: a folder without checkpoint.pt"),
+        (["none.pt", "a.avi"], "none.pt"),
+    ],
+)
+def test_arguments_that_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    from flowprep.cli.predict import command
+
+    trained(tmp_path / "run", "spatial")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        command.main(arguments, standalone_mode=False)
