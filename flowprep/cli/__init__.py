@@ -18,13 +18,19 @@ COMMANDS = {
     "extract": "Compute flow for a folder or list of videos, into one dataset.",
     "stack": "Stack the flow of a dataset: fields or trajectories, as a dataset.",
     "transcode": "Store a dataset in another way: smaller, faster to read, or for any Zarr reader.",
+    "train": "Train the spatial or the temporal network of a two-stream recogniser on a dataset.",
+    "evaluate": "Score the videos of a dataset by trained networks: 25 frames of each, ten crops of each.",
+    "fuse": "Fuse the scores of streams: average, weighted, maximum, logistic regression or SVM.",
+    "report": "Put scores on one page: accuracy, the paper's tables, classes, confusions, curves, filters.",
+    "predict": "Say what is done in a video: the likeliest classes by trained networks.",
+    "experiment": "Run the two-stream paper's tables row by row, ours beside the paper's numbers.",
     "submit": "Extract on a cluster: plan, write a job of SLURM or Kubernetes, and submit it.",
     "status": "Say how far an extraction is: done, rate, time left, what to do next.",
     "info": "Say what is in a dataset: counts, sizes, settings, error bound, fingerprints.",
     "show": "Draw a video of a dataset: frames, colour-wheel flow, stacks, trajectories, the stored planes.",
     "verify": "Check a dataset: every video accounted for, counts, checksums, readability; or remove litter.",
     "doctor": "Say what works on this machine, and why the rest does not.",
-    "demo": "Render clips with known motion, extract them, check the result. Or take your own clips.",
+    "demo": "Render clips with known motion, extract them, check, train, report. Or take your own clips.",
 }
 
 
@@ -71,7 +77,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="flowprep")
 def flowprep() -> None:
-    """Folders of videos to optical-flow training sets.
+    """Folders of videos to optical-flow training sets, and those to two-stream action recognisers.
 
     Exit codes: 0 done; 2 usage; 65 refused, damaged, or too many videos failed; 70 a bug of flowprep; 74 disk;
     75 stopped on the way, run the same command again.

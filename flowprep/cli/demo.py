@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from flowprep.cli.training import require_torch
 from flowprep.config import METHODS
 
 
@@ -13,22 +14,43 @@ from flowprep.config import METHODS
 @click.option("--videos", type=click.Path(), help="Your own clips in place of rendered ones (no truth then).")
 @click.option("-o", "--output", type=click.Path(), default="demo-output", show_default=True, help="Folder, made anew.")
 @click.option("--method", type=click.Choice(METHODS), default="tvl1", show_default=True, help="Flow method.")
-def command(videos: str | None, output: str, method: str) -> None:
-    """Render clips with exactly known motion, extract them, check the result, and print what came out."""
+@click.option("--train/--no-train", default=None, help="Train on rendered clips. [default: if PyTorch is there]")
+def command(videos: str | None, output: str, method: str, train: bool | None) -> None:
+    """Render clips with exactly known motion, extract them, check the result, train both streams on them, and print
+    what came out.
+    """
+    from importlib.util import find_spec
+
     from flowprep.demo import run_demo
 
-    outcome = run_demo(Path(output), Path(videos) if videos else None, method, lambda text: click.echo(text, err=True))
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    if train:
+        require_torch()
+    elif train is None and not videos and not find_spec("torch"):
+        say("PyTorch is not there, so nothing is trained: pip install 'flowprep[train]' for the whole demonstration.")
+        train = False
+    outcome = run_demo(Path(output), Path(videos) if videos else None, method, say, training=train is not False)
     truth = "" if outcome.truth_epe is None else f"{outcome.truth_epe:.3f} px"
     rows = [
         ("videos", f"{outcome.videos}" + (f" ({outcome.failed} failed)" if outcome.failed else "")),
         ("fields", f"{outcome.fields:,}"),
-        ("seconds", f"{outcome.seconds:.1f}"),
         ("flow bytes", f"{outcome.bytes:,}"),
         ("ratio to float32", f"{outcome.ratio:.1f}x"),
         ("stored flow against the true motion", truth),
         ("stored flow against the computed flow", f"{outcome.added_epe:.4f} px"),
         ("contact sheet", outcome.sheet),
     ]
+    if found := outcome.recognition:
+        rows += [
+            ("spatial stream, test videos recognised", f"{found.spatial_accuracy:.1%} (chance {found.chance:.1%})"),
+            ("temporal stream", f"{found.temporal_accuracy:.1%}"),
+            ("fused by averaging, by an SVM", f"{found.fused_accuracy:.1%}, {found.svm_accuracy:.1%}"),
+            ("seeds", ", ".join(f"{name} {seed}" for name, seed in found.seeds.items())),
+            ("report", found.page),
+        ]
+    rows.append(("seconds by stage", ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in outcome.stages.items())))
     for name, value in rows:
         if value:
             click.echo(f"{name:<40}{value}")
