@@ -73,8 +73,9 @@ FOREIGN = {
     "psutil": ("psutil", ["doctor.py"]),
     "safetensors": ("safetensors", ["train/weights.py"]),
     "sklearn": ("scikit-learn", ["train/fusion.py"]),
+    "tensorboard": ("tensorboard", ["train/"]),  # which torch.utils.tensorboard imports
     "torch": ("torch", ["stacks/torch_loader.py", "train/"]),
-    "yaml": ("pyyaml", ["config/", "submit/"]),
+    "yaml": ("pyyaml", ["cli/training.py", "config/", "submit/", "train/run_folder.py"]),
     "zarr": ("zarr", ["store/"]),
 }
 
