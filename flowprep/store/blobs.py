@@ -152,7 +152,7 @@ class LocalStore(BlobStore):
         target = self._inside(key)
         with _store_errors(target):
             _make_folder(target.parent)
-            _flush(source)
+            flush(source)
             try:
                 os.link(source, target)
             except OSError as error:
@@ -168,21 +168,21 @@ class LocalStore(BlobStore):
                     raise
             with suppress(OSError):  # it is published; what stays goes with its scratch folder
                 os.unlink(source)
-            _flush(target.parent)
+            flush(target.parent)
             return True
 
     def replace(self, key: str, source: Path) -> None:
         target = self._inside(key)
         with _store_errors(target):
             _make_folder(target.parent)
-            _flush(source)
+            flush(source)
             file = patiently(lambda: os.stat(source))
             try:
                 os.replace(source, target)
             except OSError:
                 if patiently(source.exists) or not os.path.samestat(file, patiently(lambda: os.stat(target))):
                     raise
-            _flush(target.parent)
+            flush(target.parent)
 
     @contextmanager
     def exclusive(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -252,10 +252,10 @@ def _make_folder(folder: Path) -> None:
     if not patiently(folder.is_dir):
         _make_folder(folder.parent)
         patiently(lambda: folder.mkdir(exist_ok=True))
-        _flush(folder.parent)
+        flush(folder.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """fsync a file or folder: what was promised must survive a power cut."""
     handle = patiently(lambda: os.open(path, os.O_RDONLY))
     try:

@@ -7,7 +7,6 @@ its ``model`` is a state dict.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 
 from flowprep.config import StreamConfig
 from flowprep.errors import RefusedError, UsageError
-from flowprep.store.blobs import store_error
+from flowprep.store.replacing import replacing
 from flowprep.train.nets import Network, build
 from flowprep.train.weights import read_torch
 from flowprep.versions import versions
@@ -60,20 +59,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     tree = {item.name: getattr(checkpoint, item.name) for item in dataclasses.fields(Checkpoint)}
     tree |= {"flowprep_checkpoint": FORMAT, "config": checkpoint.config.to_json()}
     tree["tasks"] = [[*task[:-1], list(task.classes)] for task in checkpoint.tasks]
-    scratch = path.with_name(f".{path.name}.part")  # one name: what a killed process left is written over
-    try:
-        with scratch.open("wb") as file:
-            torch.save(tree, file)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-        _flush(path.parent)
-    except (OSError, RuntimeError) as error:
-        scratch.unlink(missing_ok=True)
-        cause = error if isinstance(error, OSError) else error.__context__  # torch goes on where the disk is full
-        if not isinstance(cause, OSError):
-            raise
-        raise store_error(path, cause) from error
+    with replacing(path) as file:
+        torch.save(tree, file)
 
 
 def load(path: Path) -> Checkpoint:
@@ -135,12 +122,3 @@ def _of(kind: type[Any], value: Any) -> Any:
 
 def _in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:200]}"
-
-
-def _flush(folder: Path) -> None:
-    """The new name survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import struct
 import tokenize
 import zipfile
@@ -21,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowprep.errors import RefusedError
-from flowprep.store.blobs import store_error
-from flowprep.store.scratch import new_name
+from flowprep.store.replacing import replacing
 from flowprep.wording import plural, some
 
 UNKNOWN = -1  # label of a video whose class nobody has given
@@ -136,12 +134,8 @@ class Scores:
     def save(self, path: Path) -> None:
         """Write the file in one step, in place of what may be there. Raises StoreError."""
         about = {name: getattr(self, name) for name in (*TEXTS, *NUMBERS, *LISTS)}
-        data = io.BytesIO()
-        np.savez(data, scores=self.scores, labels=self.labels, about=np.array(json.dumps(about).encode()))
-        try:
-            _replace(path, data.getbuffer())
-        except OSError as error:
-            raise store_error(path, error) from error
+        with replacing(path) as file:
+            np.savez(file, scores=self.scores, labels=self.labels, about=np.array(json.dumps(about).encode()))
 
     @classmethod
     def load(cls, path: Path) -> Scores:
@@ -204,17 +198,3 @@ def _members(path: Path) -> dict[str, Any]:
             name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
             for name in names
         }
-
-
-def _replace(path: Path, data: memoryview) -> None:
-    """Put a whole file in place of what may be there: no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{new_name()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

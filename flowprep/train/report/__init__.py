@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flowprep.errors import UsageError
-from flowprep.store.blobs import store_error
+from flowprep.store.replacing import replacing
 from flowprep.train.report.comparison import comparison, fused_setting
 from flowprep.train.report.page import render
 from flowprep.train.report.pictures import Videos, filters_picture, png, thumbnail
@@ -94,13 +93,6 @@ def _tree(rows: Sequence[Row], main: Row, runs: Sequence[Run]) -> dict[str, Any]
 
 
 def _write(path: Path, text: str) -> None:
-    """Put a whole file in place of what may be there. Letters that are no Unicode, as in odd file names, become "?"."""
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text, encoding="utf-8", errors="replace")
-        scratch.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            scratch.unlink()
-        raise store_error(path, error) from error
+    """Letters that are no Unicode, as in odd file names, become "?"."""
+    with replacing(path) as file:
+        file.write(text.encode(errors="replace"))
