@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,32 @@ from click.testing import CliRunner, Result
 import flowprep
 from flowprep.cli import flowprep as group
 from flowprep.cli.options import NOT_TAKEN
-from flowprep.config import ExtractConfig, StackConfig, StackingConfig, StorageConfig, VideoConfig, build, read_pipeline
+from flowprep.config import (
+    STREAMS,
+    ExperimentConfig,
+    ExtractConfig,
+    StackConfig,
+    StackingConfig,
+    StorageConfig,
+    StreamConfig,
+    TrainingConfig,
+    VideoConfig,
+    build,
+    read_experiment,
+    read_pipeline,
+    stream_config,
+)
 from flowprep.run.product import resolve
 from flowprep.synthetic import write_demo_videos
 
 FOLDER = Path(__file__).parents[1] / "pipelines"
-FILES = sorted(FOLDER.glob("*.yaml"))
+FILES = sorted(path for path in FOLDER.glob("*.yaml") if path.stem != "demo")  # that one leaves defaults out
+TRAINED = [FOLDER / "hmdb51.yaml", FOLDER / "ucf101.yaml"]  # with the sections of training
 STACKS = [FOLDER / "stack.yaml", FOLDER / "trajectory.yaml"]
+SECTIONS = (
+    *("source", "video", "flow", "storage", "stack", "run", "cluster"),
+    *("train", "data", "net", "solver", "spatial", "temporal", "experiment"),
+)
 LEFT, ROTATE = "left/left_00.avi", "rotate/rotate_00.mp4"
 
 # A comment of one line or more, and below it the key that it is about.
@@ -40,17 +59,25 @@ def kind_of(file: Path) -> type[ExtractConfig] | type[StackingConfig]:
 def defaults(file: Path) -> dict[str, Any]:
     """Every key of such a pipeline file, as "video.stride", with flowprep's default."""
     kind = kind_of(file)
-    left_out = NOT_TAKEN.get(kind, set())
-    return {".".join(path): value for path, value in leaves(dataclasses.asdict(kind())) if path not in left_out}
+    left_out = NOT_TAKEN.get(kind, set()) | {("train", "stream")}  # of which a file has both
+    tree = dataclasses.asdict(kind())
+    if file in TRAINED:
+        tree |= {"train": dataclasses.asdict(TrainingConfig()), "experiment": dataclasses.asdict(ExperimentConfig())}
+    return {".".join(path): value for path, value in leaves(tree) if path not in left_out}
 
 
-def leaves(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """(path, value) of all that is not a section."""
     for name, value in tree.items():
-        if name in ("source", "video", "flow", "storage", "stack", "run", "cluster"):
-            yield from (((name, key), entry) for key, entry in value.items())
+        if name in SECTIONS:
+            yield from leaves(value, (*above, name))
         else:
-            yield (name,), value
+            yield (*above, name), value
+
+
+def shared(names: Iterable[str]) -> set[str]:
+    """Without the keys of one network alone, of which a file has some."""
+    return {name for name in names if not name.startswith(("train.spatial.", "train.temporal."))}
 
 
 def config_of(file: Path) -> Any:
@@ -61,23 +88,50 @@ def config_of(file: Path) -> Any:
 @every_file
 def test_every_key_is_there(file: Path) -> None:
     named = {".".join(path) for path, _ in leaves(yaml.safe_load(file.read_text(encoding="utf-8")))}
-    assert named == set(defaults(file))
+    assert shared(named) == set(defaults(file))
 
 
 @every_file
 def test_every_key_has_its_comment_and_says_whether_it_is_the_default(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     known = defaults(file)
-    values = {".".join(path): value for path, value in leaves(dataclasses.asdict(config_of(file)))}
+    values = {".".join(path): value for path, value in leaves(yaml.safe_load(text))}
     seen = set()
     for match in COMMENTED.finditer(text):
-        sections = re.findall(r"^(\w+):$", text[: match.start()], re.M)
-        key = f"{sections[-1]}.{match['key']}" if match["indent"] else match["key"]
-        if match["value"]:
+        if match["value"] and (key := path_of(match, text)) in values:
             seen.add(key)
             says_default = match["comment"].rstrip().endswith(" Default.")
-            assert says_default == (values[key] == known[key]), f"{key}: {values[key]!r}"
-    assert seen == set(known)
+            assert says_default == (key in known and values[key] == known[key]), f"{key}: {values[key]!r}"
+    assert seen == set(values)
+    assert shared(seen) == set(known)
+
+
+def path_of(match: re.Match[str], text: str) -> str:
+    """The key of a line with the sections that it lies in, by their indentation."""
+    path: dict[int, str] = {}
+    for indent, key in re.findall(r"^( *)(\w+):", text[: match.end()], re.M):
+        path = {depth: name for depth, name in path.items() if depth < len(indent)} | {len(indent): key}
+    return ".".join(path.values())
+
+
+@pytest.mark.parametrize("file", TRAINED, ids=lambda path: path.stem)
+def test_the_networks_are_those_of_the_paper(file: Path) -> None:
+    tree, experiment = read_experiment(file)
+    assert tree["dataset"] == config_of(file).output == getattr(experiment, file.stem)
+    names = {"stream": "", "dataset": tree["dataset"], "output": ""}
+    spatial, temporal = (dataclasses.replace(stream_config(tree, stream, "x"), **names) for stream in STREAMS)
+    assert temporal == StreamConfig(dataset=tree["dataset"])
+    last_layer = {"dropout": 0.5, "weights": spatial.net.weights}
+    assert spatial.net == dataclasses.replace(temporal.net, **last_layer)
+    assert spatial.solver == dataclasses.replace(temporal.solver, regime="last-layer")
+    assert spatial.data == temporal.data
+
+
+def test_the_files_share_what_their_experiments_have_in_common() -> None:
+    first, second = (read_experiment(file)[1] for file in TRAINED)
+    assert first == second
+    assert len(first.leave_out) == 101 - 78
+    assert first.output
 
 
 @extractions

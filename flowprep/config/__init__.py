@@ -4,6 +4,7 @@
     storage     from flow to bytes
     stack       from fields to stacks
     train       from stacks to a network
+    experiment  the tables of the two-stream paper, made again
     run         how and where the work is done
     settings    what of all that shapes the stored numbers, and its fingerprint
     pipeline    a whole job: the sections of a pipeline file (YAML); the command line has one option for each key
@@ -13,7 +14,16 @@ Settings name a dataset, and two datasets with different fingerprints never mix.
 may change between two runs.
 """
 
-from flowprep.config.pipeline import ExtractConfig, StackingConfig, TranscodeConfig, build, read_pipeline, read_training
+from flowprep.config.experiment import ExperimentConfig
+from flowprep.config.pipeline import (
+    ExtractConfig,
+    StackingConfig,
+    TranscodeConfig,
+    build,
+    read_experiment,
+    read_pipeline,
+    read_training,
+)
 from flowprep.config.run import ClusterConfig, RunConfig
 from flowprep.config.settings import FORMAT_VERSION, Settings, fingerprint
 from flowprep.config.sizes import JPEG_SIDE, MIN_SIDE
@@ -44,6 +54,7 @@ __all__ = [
     "ROUNDINGS",
     "STREAMS",
     "ClusterConfig",
+    "ExperimentConfig",
     "ExtractConfig",
     "FlowConfig",
     "NetConfig",
@@ -62,6 +73,7 @@ __all__ = [
     "VideoConfig",
     "build",
     "fingerprint",
+    "read_experiment",
     "read_pipeline",
     "read_training",
     "stream_config",

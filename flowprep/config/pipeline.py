@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from flowprep.config.experiment import ExperimentConfig
 from flowprep.config.run import ClusterConfig, RunConfig
 from flowprep.config.source import FlowConfig, SourceConfig, VideoConfig
 from flowprep.config.stack import StackConfig
@@ -16,7 +17,7 @@ from flowprep.errors import UsageError
 from flowprep.schema import from_mapping
 
 T = TypeVar("T")
-TRAINING = "train"  # the section that flowprep train reads; files of all commands may have it
+TRAINING, EXPERIMENT = "train", "experiment"  # the sections of training; files of all commands may have them
 STACKING = {"dataset", "stack"}  # sections that only a file for flowprep stack has
 
 
@@ -67,9 +68,7 @@ def read_pipeline(path: Path, kind: type[Any] = ExtractConfig) -> dict[str, Any]
     Raises UsageError naming the file, and the line where YAML knows it.
     """
     tree = _mapping(path, kind)
-    training = tree.pop(TRAINING, None)
-    if training is not None:
-        _check_training(training, str(path))
+    _take_training(tree, str(path))
     build(tree, str(path), kind)
     return {key: value for key, value in tree.items() if value is not None}
 
@@ -80,19 +79,33 @@ def read_training(path: Path) -> dict[str, Any]:
     Raises UsageError naming the file, and the line where YAML knows it.
     """
     tree = _mapping(path, ExtractConfig)
-    training = tree.pop(TRAINING, None)
+    training, _ = _take_training(tree, str(path))
     if training is None:
         raise UsageError(f"{path}: it has no section {TRAINING}; pipelines/demo.yaml shows one.")
-    _check_training(training, str(path))
     build(tree, str(path), StackingConfig if STACKING & tree.keys() else ExtractConfig)
-    section: dict[str, Any] = training
-    return section
+    return training
 
 
-def _check_training(tree: Any, where: str) -> None:
-    from_mapping(TrainingConfig, tree, where, f"{TRAINING}.")
-    for stream in STREAMS:
-        stream_config(tree, stream, where)
+def read_experiment(path: Path) -> tuple[dict[str, Any], ExperimentConfig]:
+    """The sections ``train``, as :func:`read_training` gives it, and ``experiment`` of a pipeline file."""
+    training = read_training(path)
+    _, experiment = _take_training(_mapping(path, ExtractConfig), str(path))
+    if experiment is None:
+        raise UsageError(f"{path}: it has no section {EXPERIMENT}; pipelines/ucf101.yaml shows one.")
+    return training, experiment
+
+
+def _take_training(tree: dict[str, Any], where: str) -> tuple[dict[str, Any] | None, ExperimentConfig | None]:
+    """Take the sections of training out of ``tree`` and check them; None for what is not there."""
+    training: dict[str, Any] | None = tree.pop(TRAINING, None)
+    if training is not None:
+        from_mapping(TrainingConfig, training, where, f"{TRAINING}.")
+        for stream in STREAMS:
+            stream_config(training, stream, where)
+    experiment = tree.pop(EXPERIMENT, None)
+    if experiment is None:
+        return training, None
+    return training, from_mapping(ExperimentConfig, experiment, where, f"{EXPERIMENT}.")
 
 
 def _mapping(path: Path, kind: type[Any]) -> dict[str, Any]:
@@ -108,7 +121,7 @@ def _mapping(path: Path, kind: type[Any]) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a day like 2000-13-01
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        keys = ", ".join([*(item.name for item in dataclasses.fields(kind)), TRAINING])
+        keys = ", ".join([*(item.name for item in dataclasses.fields(kind)), TRAINING, EXPERIMENT])
         raise UsageError(f"{path}: a pipeline file is a mapping with the keys {keys}.")
     return tree
 

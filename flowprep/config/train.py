@@ -25,6 +25,7 @@ class TrainDataConfig:
     """What training samples are, and where they come from."""
 
     split: int = setting(1, "Which of the dataset's splits is trained on: 1, 2 or 3.", metavar="N")
+    whole: bool = setting(False, "Train on all videos of the dataset, also those of the split's other parts.")
     also: list[str] = setting([], "Datasets of further tasks, all their videos: a head and a loss for each.")
     added: list[str] = setting([], "Datasets whose classes join those of the first, all their videos.")
     leave_out: list[str] = setting([], "Classes that are left out of the added datasets.")
