@@ -12,8 +12,8 @@ READY = $(VENV)/ready-$(subst /,-,$(PYTHON))
 .PHONY: help demo test lint types test-system clean
 
 help:
-	@echo "make demo                 install, then from videos to a checked dataset and pictures, in demo-output/"
-	@echo "make demo VIDEOS=folder   the same with your videos"
+	@echo "make demo                 install, then from videos to a trained and tested recogniser, in demo-output/"
+	@echo "make demo VIDEOS=folder   from your videos to a checked dataset and pictures"
 	@echo "make test                 install, then everything that must pass: lint, types, tests"
 	@echo "make lint                 only ruff: style and format"
 	@echo "make types                only mypy"

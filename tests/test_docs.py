@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import typing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,18 +19,37 @@ import yaml
 import zarr
 
 from flowprep import flow
-from flowprep.cli import COMMANDS
+from flowprep.cli import COMMANDS, experiment, fuse
 from flowprep.cli import flowprep as group
 from flowprep.cli.options import POSITIONAL, registry
-from flowprep.config import METHODS, ROUNDINGS, ExtractConfig, StackingConfig, StorageConfig
+from flowprep.cli.train import KEYS
+from flowprep.config import (
+    METHODS,
+    ROUNDINGS,
+    ExperimentConfig,
+    ExtractConfig,
+    NetConfig,
+    SolverConfig,
+    StackConfig,
+    Stacking,
+    StackingConfig,
+    StorageConfig,
+    TrainDataConfig,
+    TrainingConfig,
+)
 from flowprep.config.storage import BITS, CODECS
+from flowprep.config.train import NETS
 from flowprep.errors import ExitCode, Verdict
 from flowprep.flow import brox, tvl1
 from flowprep.flow.opencv import DIS_PRESETS
 from flowprep.quantise import quantise
 from flowprep.store.zarr_codec import encoding
+from flowprep.train.progress import read_log
+from flowprep.train.run_folder import FREE
+from flowprep.train.scores import Scores
 from flowprep.types import LedgerRow
 from tests.in_process import small_dataset, stack
+from tests.training_data import run, tiny
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -84,7 +104,7 @@ def first_column(table: Table) -> list[str]:
 
 
 def described(kind: Any, choices: tuple[str, ...]) -> str:
-    names = {str: "text", int: "integer", float: "number", bool: "true/false", dict: "mapping"}
+    names = {str: "text", int: "integer", float: "number", bool: "true/false", dict: "mapping", list: "list"}
     return "choice" if choices else names[kind]
 
 
@@ -112,12 +132,57 @@ def test_every_key_with_option_type_and_default(part: str) -> None:
         assert set(option.choices) - {""} <= set(code(row[3]) + code(row[5])), option.key
 
 
+def option_table(text: str) -> Table:
+    return next(table for table in tables(text) if table.header[0] == "option")
+
+
+TRAINING = {
+    "train": TrainingConfig,
+    "train.data": TrainDataConfig,
+    "train.net": NetConfig,
+    "train.solver": SolverConfig,
+    "experiment": ExperimentConfig,
+}
+
+
+@pytest.mark.parametrize("part", TRAINING)
+def test_every_key_of_training_with_option_type_and_default(part: str) -> None:
+    kind = TRAINING[part]
+    (table,) = tables(section("configuration.md", part))
+    options = {f"train.{where}.{key}": f"--{name}" for name, (where, key) in KEYS.items()}
+    arguments = {"train.dataset": "DATASET", "train.output": "RUN"}
+    types = {**typing.get_type_hints(kind), "spatial": dict, "temporal": dict}
+    default = kind()
+    for item in dataclasses.fields(kind):
+        if item.name == "stream" or dataclasses.is_dataclass(types[item.name]):
+            continue
+        (row,) = (row for row in table.rows if code(row[0]) == [item.name])
+        cells = dict(zip(table.header, row, strict=True))
+        choices = item.metadata["choices"]
+        base = typing.get_origin(types[item.name]) or types[item.name]
+        assert cells["type"] == described(base, choices), item.name
+        assert yaml.safe_load(code(cells["default"])[0]) == getattr(default, item.name), item.name
+        assert set(choices) <= set(code(cells["default"]) + code(cells["meaning"])), item.name
+        name = f"{part}.{item.name}"
+        option = cells.get("option", "–").strip("`")
+        assert option == options.get(name, arguments.get(name, "–")), item.name
+    known = {item.name for item in dataclasses.fields(kind) if not dataclasses.is_dataclass(types[item.name])}
+    assert set(first_column(table)) == known - {"stream"}
+
+
+def test_the_keys_of_stacks_to_train_on() -> None:
+    keys = [item.name for item in dataclasses.fields(Stacking)]
+    assert code(section("configuration.md", "train.stack"))[: len(keys)] == keys
+    assert all(getattr(Stacking(), key) == getattr(StackConfig(), key) for key in keys)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_with_its_arguments_and_options(name: str) -> None:
     pages = {
         "submit": "cluster.md",
         **dict.fromkeys(("info", "show", "status", "verify"), "dataset.md"),
         **dict.fromkeys(("stack", "transcode"), "stacks.md"),
+        **dict.fromkeys(("train", "evaluate", "fuse", "report", "predict", "experiment"), "training.md"),
     }
     page = pages.get(name, "extract.md")
     text = section(page, f"`flowprep {name}`")
@@ -127,7 +192,8 @@ def test_every_command_with_its_arguments_and_options(name: str) -> None:
     from_registry = {option.name for option in registry()} if runs else set()  # docs/configuration.md has these
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name not in from_registry:
-            assert set(parameter.opts) <= set(first_column(tables(text)[0])), parameter.name
+            flags = {*parameter.opts, *parameter.secondary_opts}
+            assert flags <= set(first_column(option_table(text))), parameter.name
         elif isinstance(parameter, click.Argument):
             assert (parameter.metavar or parameter.name or "").strip("[]").lower() in text.lower(), parameter.name
 
@@ -215,6 +281,32 @@ def test_the_dataset_to_the_attribute(tmp_path: Path) -> None:
     assert sorted(first_column(commit)) == sorted(json.loads((dataset / ".flowprep/commits/0.00000.json").read_bytes()))
     words = [word for row in ledger.rows for word in code(row[0])]
     assert sorted(words) == sorted(item.name for item in dataclasses.fields(LedgerRow))
+
+
+def test_networks_fusions_scores_and_tables() -> None:
+    assert set(NETS) <= set(code(section("training.md", "What is trained")))
+    assert first_column(tables(section("training.md", "`flowprep fuse`"))[0]) == list(fuse.METHODS)
+    fields = [item.name for item in dataclasses.fields(Scores)]
+    assert sorted(first_column(tables(section("training.md", "Files of scores"))[0])) == sorted(fields)
+    assert all(f"`{table}`" in section("training.md", "`flowprep experiment`") for table in experiment.TABLES)
+
+
+def test_the_folder_of_a_run(tmp_path: Path) -> None:
+    run(tiny(tmp_path / "run", data={"on_damage": "skip"}, solver={"iterations": 1}))
+    text = section("training.md", "The folder of a run")
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {"checkpoint.pt", "config.yaml", "events", "log.jsonl"}
+    assert files <= set(code(text))
+    keys = {key for line in read_log(tmp_path / "run/log.jsonl") for key in line}
+    assert set(first_column(tables(text)[0])) == keys
+
+
+def test_what_may_change_when_a_run_goes_on() -> None:
+    words = code(section("training.md", "Stopping and continuing"))
+    named = {name for name in FREE if {name, name.removeprefix("solver.")} & set(words)}
+    every = {name for name in FREE if name.endswith("_every")}
+    assert len(every) == 3
+    assert named | every | {"dataset", "output", "data.also", "data.added"} == FREE
 
 
 def test_every_convention() -> None:

@@ -3,7 +3,7 @@
 README.md and docs/*.md are held to these conventions:
 
 - ```python blocks run, one after the other, in one namespace for each page; ```yaml blocks are pipeline files, by their
-  keys of extract, stack or transcode.
+  keys of extract, stack or transcode, and of training and experiment if they have those sections.
 - ```console blocks run: "$ " begins a command, the lines below it are among what it prints, in that order, and "..."
   stands for anything. In ```bash blocks every line is a command. The last command of a block ends with exit code 0, or
   with that of a line "<!-- exit 65 -->" right before the block; the others with 0.
@@ -25,8 +25,15 @@ from typing import Any
 import pytest
 import yaml
 
-from flowprep.config import ExtractConfig, StackingConfig, TranscodeConfig, build
-from flowprep.synthetic import write_demo_videos
+from flowprep.config import (
+    ExtractConfig,
+    StackingConfig,
+    TranscodeConfig,
+    read_experiment,
+    read_pipeline,
+    read_training,
+)
+from flowprep.synthetic import write_demo_videos, write_training_videos
 from tests.command import COMMAND
 from tests.command import flowprep as run_flowprep
 from tests.test_docs import PAGES, ROOT, name_of
@@ -38,7 +45,9 @@ BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """videos/CLASS/CLASS_00.*, flow.zarr made of them, data/ucf101/ with lists of them, and pipelines/."""
+    """videos/CLASS/CLASS_00.*, flow.zarr made of them, data/ucf101/ with lists of them; demo-output/videos to train on;
+    and pipelines/, of which demo.yaml is made to train in a moment.
+    """
     folder = tmp_path_factory.mktemp("prepared")
     videos = write_demo_videos(folder / "videos", clips_per_class=1, frames=8, height=32, width=48)
     done = run_flowprep("extract", "videos", "flow.zarr", cwd=folder)
@@ -49,7 +58,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (lists / "classInd.txt").write_text("".join(f"{i} {video.label}\n" for i, video in enumerate(videos, start=1)))
     (lists / "trainlist01.txt").write_text("".join(f"{video.id} {i}\n" for i, video in enumerate(videos[:3], start=1)))
     (lists / "testlist01.txt").write_text("".join(f"{video.id}\n" for video in videos[3:]))
+    write_training_videos(folder / "demo-output/videos", train=2, test=1, frames=8, height=32, width=48)
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
+    demo = folder / "pipelines/demo.yaml"
+    text = demo.read_text(encoding="utf-8")
+    for setting, small in (("crop: 112", "crop: 24"), ("iterations: 120", "iterations: 2"), ("batch: 64", "batch: 8")):
+        assert setting in text
+        text = text.replace(setting, small)
+    demo.write_text(text, encoding="utf-8")
     return folder
 
 
@@ -104,6 +120,18 @@ def run_commands(where: str, language: str, text: str, mark: str, folder: Path) 
         assert not wanted, f"{where}: {command}: does not print (here)\n{wanted}\nbut\n{done.stdout}"
 
 
+def read_as_the_commands_do(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
+    tree = yaml.safe_load(text)
+    kind = StackingConfig if "stack" in tree else TranscodeConfig if "dataset" in tree else ExtractConfig
+    read_pipeline(path, kind)
+    if "train" in tree:
+        read_training(path)
+    if "experiment" in tree:
+        read_experiment(path)
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_run(page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "here"
@@ -120,12 +148,7 @@ def test_blocks_run(page: Path, prepared: Path, tmp_path: Path, monkeypatch: pyt
         if block["language"] == "python":
             exec(compile("\n" * line + block["text"], name_of(page), "exec"), namespace)
         elif block["language"] == "yaml":
-            tree = yaml.safe_load(block["text"])
-            build(
-                tree,
-                where,
-                StackingConfig if "stack" in tree else TranscodeConfig if "dataset" in tree else ExtractConfig,
-            )
+            read_as_the_commands_do(block["text"], tmp_path / "pipeline.yaml")
         elif block["language"] in ("console", "bash"):
             run_commands(where, block["language"], block["text"], mark, folder)
         elif block["language"] == "sh":
