@@ -3,11 +3,11 @@
     python -m benchmarks.training DATASET [--stream temporal] [--net cnn-m-2048] [--batch 32] [--iterations 30]
         [--workers 0] [--device cpu] [--set SECTION.KEY=VALUE]... [--json training.json]
 
-bound      floating-point operations of a step (forward and backward, as PyTorch counts them) at the rate of a large
-           matrix product on the same device in the same precision
+bound      floating-point operations of a step (forward and backward, as PyTorch counts them) at the rate of large
+           matrix products on the same device in the same precision
 step       steps on one batch that is on the device already: the network without data
-training   flowprep's training, from the dataset: median of the second half of the iterations; data wait is the share of
-           time that it waits for the next batch
+training   flowprep's training, from the dataset: the second half of the iterations; data wait is the share of their
+           time that went by in waiting for a batch
 
 The three are measured in turns, round by round; medians are printed. The dataset's page cache is warm.
 """
@@ -38,6 +38,7 @@ from flowprep.train.nets import build
 from flowprep.train.progress import read_log
 
 SIDE = 4096  # of the matrices
+REPEATS = 3  # of a product or a step in a round
 
 
 class Step:
@@ -53,6 +54,9 @@ class Step:
         self.optimiser = torch.optim.SGD(self.network.parameters(), 1e-4, momentum=0.9, weight_decay=5e-4)
         self.inputs = torch.randn(self.batch, channels, crop, crop, device=self.device)
         self.labels = torch.randint(classes, (self.batch,), device=self.device)
+        with autocast(self.precision, self.device):
+            kind = (torch.ones(1, 1, device=self.device) @ torch.ones(1, 1, device=self.device)).dtype
+        self.matrix = torch.randn(SIDE, SIDE, device=self.device).to(kind)
         with FlopCounterMode(display=False) as counter:
             self.run()
         self.operations = counter.get_total_flops()
@@ -67,17 +71,17 @@ class Step:
 
     def product(self) -> None:
         """2 SIDE^3 operations."""
-        matrix = torch.ones(SIDE, SIDE, device=self.device)
-        with autocast(self.precision, self.device):
-            matrix @ matrix
+        torch.mm(self.matrix, self.matrix)
 
     def seconds(self, action: Callable[[], None]) -> float:
-        """On the clock, until the device has done it."""
-        self._wait()
-        start = time.perf_counter()
+        """On the clock, until the device has done it; the first time does not count."""
         action()
         self._wait()
-        return time.perf_counter() - start
+        start = time.perf_counter()
+        for _ in range(REPEATS):
+            action()
+        self._wait()
+        return (time.perf_counter() - start) / REPEATS
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -85,13 +89,11 @@ class Step:
 
 
 def trained(config: StreamConfig) -> tuple[float, float]:
-    """Samples a second and share of time spent waiting, medians of the second half of a run."""
+    """Samples a second and share of time spent waiting, in the second half of a run."""
     with tempfile.TemporaryDirectory() as folder:
         loop.train(dataclasses.replace(config, output=folder), lambda _: None, quiet=True)
-        lines = [line for line in read_log(Path(folder) / "log.jsonl") if "data_wait" in line]
-    second = lines[len(lines) // 2 :]
-    rate, wait = (statistics.median(line[key] for line in second) for key in ("samples_per_second", "data_wait"))
-    return rate, wait
+        last = [line for line in read_log(Path(folder) / "log.jsonl") if "data_wait" in line][-1]
+    return last["samples_per_second"], last["data_wait"]
 
 
 def measure(config: StreamConfig, rounds: int) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def main() -> None:
     parser.add_argument("--stream", choices=STREAMS, default="temporal")
     parser.add_argument("--net", default="cnn-m-2048")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--iterations", type=int, default=30)
+    parser.add_argument("--iterations", type=int, default=30, help="an even number")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0, help="threads that read ahead; 0 = as flowprep train does")
     parser.add_argument("--device", default="")
@@ -134,7 +136,7 @@ def main() -> None:
             "batch": options.batch,
             "iterations": options.iterations,
             "device": options.device,
-            "log_every": 1,
+            "log_every": max(1, options.iterations // 2),  # a line for each half
             "checkpoint_every": 10**8,
         },
     }
