@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import reprlib
 import sys
 import typing
@@ -19,6 +20,8 @@ TYPES = {
     dict: "a mapping",
     list: "a list",
 }
+
+POWER_OF_TEN = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # as 1e-3, which YAML reads as text
 
 SHORT = reprlib.Repr()  # for values in messages, however large
 SHORT.maxlevel = 2
@@ -78,6 +81,8 @@ def check_choices(config: Any) -> None:
 def checked(value: Any, hint: Any, choices: tuple[str, ...], where: str) -> Any:
     """``value`` as the type of its field; raises UsageError naming ``where``."""
     kind = typing.get_origin(hint) or hint
+    if kind is float and isinstance(value, str) and POWER_OF_TEN.fullmatch(value):
+        value = float(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and kind is str:
         value = str(value)  # YAML reads `max_failed: 3` as a number

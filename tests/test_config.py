@@ -299,3 +299,19 @@ def test_verdicts_to_retry() -> None:
 )
 def test_sizes_of_flow(config: dict[str, Any], height: int, width: int, expected: tuple[int, int]) -> None:
     assert VideoConfig(**config).flow_size(height, width) == expected
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e2", 100.0), ("1.5e+1", 15.0), ("5e-1", 0.5)])
+def test_powers_of_ten_are_numbers(tmp_path: Path, text: str, value: float) -> None:
+    """YAML takes them for text unless they have a point and a sign."""
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(f"run:\n  stall_seconds: {text}\n")
+    assert build(read_pipeline(path), str(path)).run.stall_seconds == value
+
+
+@pytest.mark.parametrize("text", ["1e999", "e3", "1e", "1e3.5", "one"])
+def test_what_only_looks_like_a_power_of_ten_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(f"run:\n  stall_seconds: {text}\n")
+    with pytest.raises(UsageError, match="stall_seconds"):
+        read_pipeline(path)

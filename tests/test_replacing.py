@@ -39,6 +39,15 @@ def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path: Path, e
     assert (tmp_path / "file").read_bytes() == b"old" and names(tmp_path) == ["file"]
 
 
+def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(UsageError, match=f"{name}: not a file"):
+            write(tmp_path / name, b"new")
+    assert sorted(names(tmp_path)) == ["folder", "pipe"] and (tmp_path / "pipe").is_fifo()
+
+
 def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
     (tmp_path / ".file.part").write_bytes(b"longer than what comes")
     write(tmp_path / "file", b"new")

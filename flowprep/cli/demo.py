@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from flowprep.cli.running import told
 from flowprep.cli.training import require_torch
 from flowprep.config import METHODS
+from flowprep.errors import UsageError
 
 
 @click.command("demo")
@@ -23,9 +25,9 @@ def command(videos: str | None, output: str, method: str, train: bool | None) ->
 
     from flowprep.demo import run_demo
 
-    def say(text: str) -> None:
-        click.echo(text, err=True)
-
+    say = told()
+    if train and videos:
+        raise UsageError("--train is for rendered clips, whose classes are known: leave it out, or --videos.")
     if train:
         require_torch()
     elif train is None and not videos and not find_spec("torch"):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from flowprep.cli.options import apply, extract_options
-from flowprep.cli.running import run_and_report
+from flowprep.cli.running import run_and_report, told
 
 
 @click.command("extract")
@@ -38,5 +38,5 @@ def command(source: str | None, output: str | None, pipeline: str | None, quiet:
     if output:
         merged["output"] = output
     config = build(merged, pipeline or "command line")
-    extraction = Extraction(config, lambda text: click.echo(text, err=True), quiet=quiet)
+    extraction = Extraction(config, told(), quiet=quiet)
     run_and_report(extraction)

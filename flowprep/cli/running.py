@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,17 @@ def configuration(kind: type[Any], names: dict[str, str | None], pipeline: str |
     merged = apply(read_pipeline(Path(pipeline), kind) if pipeline else {}, given, kind)
     merged |= {key: value for key, value in names.items() if value}
     return build(merged, pipeline or "command line", kind)
+
+
+def told(*, quiet: bool = False) -> Callable[[str], None]:
+    """What prints lines on standard error; once nobody reads them any more, work goes on without."""
+
+    def say(text: str) -> None:
+        if not quiet:
+            with suppress(BrokenPipeError):
+                click.echo(text, err=True)
+
+    return say
 
 
 def run_and_report(run: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from flowprep.cli.options import options_of
-from flowprep.cli.running import configuration, run_and_report
+from flowprep.cli.running import configuration, run_and_report, told
 from flowprep.config import StackingConfig
 
 
@@ -30,4 +30,4 @@ def command(dataset: str | None, output: str | None, pipeline: str | None, quiet
     from flowprep.run.driver import Stacking
 
     config = configuration(StackingConfig, {"dataset": dataset, "output": output}, pipeline, given)
-    run_and_report(Stacking(config, lambda text: click.echo(text, err=True), quiet=quiet))
+    run_and_report(Stacking(config, told(), quiet=quiet))

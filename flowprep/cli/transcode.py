@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from flowprep.cli.options import options_of
-from flowprep.cli.running import configuration, run_and_report
+from flowprep.cli.running import configuration, run_and_report, told
 from flowprep.config import TranscodeConfig
 
 
@@ -27,4 +27,4 @@ def command(dataset: str | None, output: str | None, pipeline: str | None, quiet
     from flowprep.run.driver import Transcoding
 
     config = configuration(TranscodeConfig, {"dataset": dataset, "output": output}, pipeline, given)
-    run_and_report(Transcoding(config, lambda text: click.echo(text, err=True), quiet=quiet))
+    run_and_report(Transcoding(config, told(), quiet=quiet))

@@ -1,6 +1,7 @@
-"""Ctrl-C, SIGTERM, SIGUSR2: the run ends in good order.
+"""Ctrl-C, SIGHUP, SIGTERM, SIGUSR2: the run ends in good order.
 
-Ctrl-C            what is in flight is given up, what is committed stays
+Ctrl-C, SIGHUP    what is in flight is given up, what is committed stays (SIGHUP: the terminal was closed; under nohup,
+                  nothing)
 SIGTERM, SIGUSR2  no new shards; those in flight have the grace to end (job managers send one of the two before they
                   kill; not SIGUSR1, which NCCL catches)
 a second signal   the process ends at once; its children see their stdin end and go too
@@ -55,7 +56,7 @@ class Stop:
         now = time.monotonic()
         if self._since is None:
             self._since, self._first = now, number
-            if number == signal.SIGINT or not self._patient:
+            if number in (signal.SIGINT, signal.SIGHUP) or not self._patient:
                 STOP.set()
         elif number == signal.SIGINT or number != self._first or now > self._since + ECHO:
             os._exit(ExitCode.UNFINISHED)
@@ -68,7 +69,9 @@ def stop_on_signals(grace: float) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, stop.handle) for number in numbers}
     try:
         yield stop

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from flowprep.errors import UsageError
 from flowprep.store.blobs import flush, store_error
 
 
@@ -15,8 +16,11 @@ from flowprep.store.blobs import flush, store_error
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write to, which takes the place of ``path`` at the end of the block, unless that is left by an error.
 
-    Its folder is made where it is missing. For one writer at a time. Raises StoreError where the disk is full or fails.
+    Its folder is made where it is missing. For one writer at a time. Raises UsageError where something else than a file
+    is at ``path``, StoreError where the disk is full or fails.
     """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: not a file, so that nothing is put in its place: give another name.")
     scratch = path.with_name(f".{path.name}.part")  # one name: what a killed process left is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
