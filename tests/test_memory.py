@@ -45,6 +45,7 @@ def peak_mib(path: Path, method: str, backend: str, preset: str = "") -> float:
     return int(kib) / 1024
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_four_minutes_take_no_more_memory_than_one(tmp_path: Path) -> None:
     peaks = []

@@ -123,7 +123,7 @@ def test_the_clean_run_blames_the_poison_alone(small: Bench) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [pytest.param(1, marks=pytest.mark.system), 2])
 def test_nothing_is_lost_when_workers_die(small: Bench, tmp_path: Path, seed: int) -> None:
     kills, _ = soak(small, tmp_path, seed, MEAN / 2)
     assert kills >= 3

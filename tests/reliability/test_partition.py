@@ -118,6 +118,7 @@ def partition(hosts: list[tuple[str, ...]], folder: Path, tcp: int, heal_after: 
     return seconds
 
 
+@pytest.mark.system
 @pytest.mark.timeout(200)
 def test_a_cut_cable(hosts: list[tuple[str, ...]], tmp_path: Path) -> None:
     assert partition(hosts, tmp_path, tcp=12, heal_after=0) <= 40
