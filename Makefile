@@ -39,7 +39,9 @@ demo: $(READY)
 	$(BIN)/flowprep demo --output demo-output $${VIDEOS:+--videos "$$VIDEOS"}
 
 # Threads of OpenBLAS wait for each other by spinning: where every core is busy, that takes far longer than one thread.
+# So do those of PyTorch.
 test test-system: export OPENBLAS_NUM_THREADS = 1
+test test-system: export OMP_NUM_THREADS = 1
 
 # In two processes, each with half of the tests and then with some of what the other still has.
 test: lint types

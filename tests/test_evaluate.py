@@ -32,6 +32,7 @@ from flowprep.train.scores import UNKNOWN, Scores
 from flowprep.wording import plural, some
 from tests.in_process import CLIP, stack
 from tests.loader_data import CROP, SHORT, flow_dataset, flow_folder
+from tests.one_thread import one_thread  # noqa: F401 - for all tests here
 
 STACKING = Stacking(length=4)
 CLASSES = ("alone", "large", "small")
@@ -53,6 +54,7 @@ def trained(
     dataset: Dataset | None = None,
     config: StreamConfig | None = None,
     scale: float = 500.0,
+    training: dict[str, Any] | None = None,
 ) -> Path:
     """A run folder with a checkpoint of random weights, whose scores differ much between inputs."""
     config, dataset = config or config_of(stream), dataset or flow_dataset()
@@ -63,7 +65,7 @@ def trained(
         for head in net.heads:
             head.weight *= scale
     named = [Task(f"task {number}", config.dataset, "f", classes) for number, classes in enumerate(tasks)]
-    saved = Checkpoint(config, 7, named, channels, dataset.settings.to_json(), net.state_dict())
+    saved = Checkpoint(config, 7, named, channels, dataset.settings.to_json(), net.state_dict(), training)
     (folder / "run").mkdir(parents=True, exist_ok=True)
     checkpoints.save(folder / "run" / checkpoints.NAME, saved)
     return folder / "run"
@@ -175,10 +177,13 @@ def test_a_mirrored_video_has_the_same_score(tmp_path: Path, crops: int) -> None
         assert not np.allclose(single.scores(mirrored), single.scores(video), atol=1e-5)  # a net of no symmetry
 
 
-def test_crops_are_centre_mirror_and_corners(tmp_path: Path) -> None:
+def test_crops_are_centre_mirror_and_corners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = checkpoints.load(trained(tmp_path))
     frames = torch.arange(2 * 8 * 36 * 40, dtype=torch.float32).reshape(2, 8, 36, 40)
-    cut = {crops: Scorer(saved, 0, device="cpu", crops=crops, batch=1).cut(frames) for crops in (1, 2, 5, 10)}
+    scorers = {crops: Scorer(saved, 0, device="cpu", crops=crops, batch=1) for crops in (1, 2, 5, 10)}
+    cut = {crops: scorers[crops].cut(frames) for crops in (5, 10)}
+    monkeypatch.delattr(evaluating, "ten_crops")  # the corners are not cut where nobody looks at them
+    cut |= {crops: scorers[crops].cut(frames) for crops in (1, 2)}
     centre = frames[:, :, 2:34, 4:36]
     assert torch.equal(cut[1], centre)
     mirrored = centre.flip(-1)
@@ -186,6 +191,21 @@ def test_crops_are_centre_mirror_and_corners(tmp_path: Path) -> None:
     assert torch.equal(cut[2], torch.cat([centre, mirrored]))
     assert torch.equal(cut[5], cut[10][:10])
     assert torch.equal(cut[5][8:], centre)
+    for crops in (1, 2):
+        with pytest.raises(UsageError, match="does not fit into 40x31 pixels"):
+            scorers[crops].cut(frames[:, :, :31])
+
+
+@pytest.mark.parametrize(("precision", "mixed"), [("bfloat16", True), ("float32", False), ("auto", False)])
+def test_the_precision_is_that_of_the_training(tmp_path: Path, precision: str, mixed: bool) -> None:
+    saved = checkpoints.load(trained(tmp_path))
+    saved.config = replace(saved.config, solver=SolverConfig(precision=precision))
+    scorer = Scorer(saved, 0, device="cpu", crops=1, batch=1)
+    inside: list[bool] = []
+    scorer.net.register_forward_pre_hook(lambda *_: inside.append(torch.is_autocast_enabled("cpu")))
+    softmax = scorer.softmax(torch.zeros(1, 8, CROP, CROP))
+    assert inside == [mixed]
+    assert softmax.dtype == torch.float32
 
 
 # --- what belongs to a score ---
@@ -203,32 +223,6 @@ def test_what_scores_say_of_themselves(tmp_path: Path) -> None:
     assert scores_of(run).name == "temporal"
 
 
-def test_the_head_is_the_one_that_knows_the_classes(tmp_path: Path) -> None:
-    tasks = (("other", "things", "here"), ("zebra", "small", "large", "alone"), CLASSES)
-    run = trained(tmp_path, tasks=tasks)
-    scores = scores_of(run)
-    assert scores.classes == tasks[1]
-    assert {scores.classes[label] for label in scores.labels} == set(CLASSES)
-    saved = checkpoints.load(run)
-    saved.tasks = [saved.tasks[1]]
-    of_head = {name.replace("heads.1.", "heads.0."): value for name, value in saved.model.items() if "heads.1." in name}
-    saved.model = {name: value for name, value in saved.model.items() if "heads." not in name} | of_head
-    checkpoints.save(run / checkpoints.NAME, saved)
-    assert np.allclose(scores_of(run).scores, scores.scores, atol=1e-6)
-
-
-def test_a_head_may_lack_classes_that_are_not_evaluated() -> None:
-    tasks = [Task("", "", "", ("large", "small")), Task("", "", "", CLASSES)]
-    for classes, evaluated, head in ((set(CLASSES), {"large"}, 1), ({*CLASSES, "new"}, {"large"}, 0), ({""}, {""}, 0)):
-        assert evaluating._head(tasks, flow_dataset(), classes, evaluated) == (head, tasks[head])
-
-
-def test_classes_that_no_head_knows_are_refused(tmp_path: Path) -> None:
-    run = trained(tmp_path, tasks=(("alone", "other"), ("alone", "large")))
-    with pytest.raises(RefusedError, match=r"not trained on the class small: "):
-        scores_of(run)
-
-
 def test_unlabelled_videos_have_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowprep.store.reader.VideoRow.label", property(lambda _: ""))
     scores = scores_of(trained(tmp_path))
@@ -237,46 +231,25 @@ def test_unlabelled_videos_have_scores(tmp_path: Path, monkeypatch: pytest.Monke
     assert "without labels" in str(scores)
 
 
-def test_videos_that_were_trained_on_are_told(tmp_path: Path) -> None:
-    said: list[str] = []
-    run = trained(tmp_path)
-    scores_of(run, say=said.append)
-    assert not [text for text in said if "no test" in text]
-    config = config_of("temporal")
-    run = trained(tmp_path, config=replace(config, data=replace(config.data, split=1)))
-    scores_of(run, split=2, say=said.append)
-    assert "5 of 5 videos were trained on (split 1): this is no test." in said
-    with pytest.raises(UsageError, match="no video is in part 'test' of split 1"):
-        scores_of(run)
-
-
-def test_flow_of_another_method_is_told(tmp_path: Path) -> None:
-    run, said = trained(tmp_path), []
-    saved = checkpoints.load(run)
-    saved.settings["flow"]["method"] = "brox"
-    checkpoints.save(run / checkpoints.NAME, saved)
-    scores_of(run, say=said.append)
-    assert [text for text in said if "trained on brox flow" in text]
-
-
 # --- stored stacks ---
 
 
 @cache
-def _stacks(kind: str) -> Path:
+def stacks_of(kind: str) -> Path:
+    """A dataset of stacks of the videos."""
     out = flow_folder().parent / f"stacks-{kind}.zarr"
     stack(flow_folder(), out, kind=kind, length=4, every=1)
     return out
 
 
 def test_stored_stacks_and_stacks_made_on_the_spot_score_alike(tmp_path: Path) -> None:
-    config = replace(config_of("temporal"), stack=Stacking())  # the stored ones say what stacks are
-    run = trained(tmp_path, config=config, dataset=Dataset(_stacks("trajectory")))
-    stored, made = scores_of(run, _stacks("trajectory")), scores_of(run)
+    config = replace(config_of("temporal"), stack=Stacking("trajectory", length=4))
+    run = trained(tmp_path, config=config, dataset=Dataset(stacks_of("trajectory")))
+    stored, made = scores_of(run, stacks_of("trajectory")), scores_of(run)
     assert stored.ids == made.ids
     assert np.abs(stored.scores - made.scores).max() < 0.02
     with pytest.raises(RefusedError, match="kind flow, those that were trained on trajectory"):
-        scores_of(run, _stacks("flow"))
+        scores_of(run, stacks_of("flow"))
 
 
 def test_other_numbers_of_channels_are_refused(tmp_path: Path) -> None:

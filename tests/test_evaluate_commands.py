@@ -10,12 +10,20 @@ import pytest
 from click.testing import CliRunner
 
 from flowprep.cli import evaluate as evaluate_command
+from flowprep.cli import experiment as experiment_command
 from flowprep.cli import fuse as fuse_command
+from flowprep.cli import predict as predict_command
+from flowprep.config import experiment as experiment_config
 from flowprep.errors import RefusedError, UnfinishedError, UsageError
+from flowprep.train import checkpoint as checkpoints
 from flowprep.train import evaluate as evaluating
-from flowprep.train import fusion
-from flowprep.train.scores import Scores
+from flowprep.train import fusion, tasks
+from flowprep.train.nets import network
+from flowprep.train.paper import CAPTIONS
+from flowprep.train.report import pictures
+from flowprep.train.scores import TEST, TRAIN, Scores
 from tests.loader_data import flow_folder
+from tests.one_thread import one_thread  # noqa: F401 - for all tests here
 from tests.score_data import random_scores
 from tests.test_evaluate import trained
 
@@ -150,5 +158,21 @@ def test_classes_in_another_order_are_aligned() -> None:
     assert fuse(*TESTS) == expected
 
 
-def test_the_command_knows_the_methods() -> None:
+def test_each_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [trained(tmp_path / stream, stream) for stream in ("spatial", "temporal")]
+    read, load = [], checkpoints.load
+    monkeypatch.setattr(checkpoints, "load", lambda path: (read.append(path), load(path))[1])
+    evaluate(*runs, flow_folder(), *QUICK, "-o", tmp_path)
+    assert read == runs
+
+
+def test_what_is_written_down_twice_is_the_same() -> None:
+    """Commands do not import what takes long, and the report is read without PyTorch."""
     assert tuple(fuse_command.METHODS) == fusion.METHODS
+    assert tuple(experiment_command.TABLES) == tuple(CAPTIONS)
+    for command in (evaluate_command.command, predict_command.command):
+        (crops,) = (option.type for option in command.params if option.name == "crops")
+        assert crops.choices == tuple(map(str, evaluating.CROPS))
+    assert tuple(evaluating.CROPS) == experiment_config.CROPS
+    assert network.RGB == pictures.RGB
+    assert (tasks.TRAIN, tasks.TESTS[0]) == (TRAIN, TEST)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from flowprep.errors import UnfinishedError
+from flowprep.train import fusion
 from flowprep.train.checkpoint import load
 from flowprep.train.experiment import laboratory, lines_of, made
 from flowprep.train.fusion import fuse
@@ -22,18 +22,19 @@ from flowprep.train.paper import CAPTIONS, RESULTS
 from flowprep.train.run_folder import claimed
 from flowprep.train.scores import Scores
 from tests.experiment_data import dataset, made_by, pipeline, run, weights
+from tests.one_thread import one_thread  # noqa: F401 - for all tests here
 from tests.training_data import same
 
 pytestmark = pytest.mark.filterwarnings("ignore:Liblinear failed to converge")  # on a handful of equal scores
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are always made in the same order, and small ones quickly."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def quick_fits() -> Iterator[None]:
+    """A fusion that learns stops early: how well it does is of no account here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fusion, "ITERATIONS", 50)
+        patch.setattr(fusion, "CANDIDATES", (0.1, 1.0))
+        yield
 
 
 @pytest.fixture(scope="module")

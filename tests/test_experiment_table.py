@@ -16,6 +16,7 @@ from flowprep.train.experiment import Laboratory, kept, lines_of, made, text_of
 from flowprep.train.paper import CAPTIONS, CLASSES, TEST_VIDEOS
 from tests.experiment_data import dataset, made_by, pipeline, run
 from tests.in_process import SETTINGS, stack
+from tests.one_thread import one_thread  # noqa: F401 - for all tests here
 from tests.score_data import random_scores
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -13,8 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from flowprep import flow, shard
+from flowprep.cli import flowprep as group
 from flowprep.config import (
     FlowConfig,
     NetConfig,
@@ -28,6 +32,7 @@ from flowprep.config import (
 )
 from flowprep.errors import ExitCode, RefusedError, UsageError, Verdict, VideoError
 from flowprep.run import product
+from flowprep.store import blobs
 from flowprep.store.reader import Dataset
 from flowprep.train import checkpoint as checkpoints
 from flowprep.train.checkpoint import Checkpoint, Task
@@ -41,6 +46,7 @@ from tests import in_process
 from tests.command import flowprep
 from tests.in_process import CLIP, FINE, SETTINGS, InProcess
 from tests.loader_data import CROP, SHORT, flow_dataset, flow_folder
+from tests.one_thread import one_thread  # noqa: F401 - for all tests here
 
 CLASSES = ("alone", "large", "small")
 OTHER = "zoom_out/zoom_out_00.avi"
@@ -64,10 +70,8 @@ def extracted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums are always made in the same order
+    monkeypatch.setattr(blobs, "flush", lambda _: None)  # the power stays on
     yield done
-    torch.set_num_threads(threads)
     assert list(temporary.iterdir()) == []
 
 
@@ -86,11 +90,13 @@ def trained(
 ) -> Path:
     """A run folder with a checkpoint of random weights, whose scores differ much between videos."""
     dataset = dataset or flow_dataset()
-    stacking = Stacking(**{"length": 4} | stack) if not dataset.settings.stack else Stacking(**stack)
+    names = [item.name for item in dataclasses.fields(Stacking)]
+    stored = {name: getattr(dataset.settings.stack, name) for name in names} if dataset.settings.stack else {}
+    stacking = Stacking(**{"length": 4} | stored | stack)
     net = NetConfig(width=0.05, dropout=0.5, init="he")
     data = TrainDataConfig(crop=CROP)
     config = StreamConfig(stream, str(dataset.path), "run", data, stacking, net, SolverConfig(device="cpu"))
-    channels = 3 if stream == "spatial" else 2 * (dataset.settings.stack or stacking).length
+    channels = 3 if stream == "spatial" else 2 * stacking.length
     torch.manual_seed(len(stream))
     module = build(net, channels, [len(classes), 2], crop=CROP)
     with torch.no_grad():
@@ -328,13 +334,21 @@ def test_kept_datasets_are_not_mixed(tmp_path: Path) -> None:
 # --- the command ---
 
 
-def test_the_command(tmp_path: Path) -> None:
+def in_this_process(*arguments: str | Path, **_: Any) -> subprocess.CompletedProcess[str]:
+    """As :func:`tests.command.flowprep`, without a process of its own."""
+    done = CliRunner().invoke(group, list(map(str, arguments)), catch_exceptions=False)
+    return subprocess.CompletedProcess([], done.exit_code, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("command", [in_this_process, pytest.param(flowprep, marks=pytest.mark.system)])
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> None:
     runs = [trained(tmp_path / stream, stream) for stream in ("spatial", "temporal")]
     bad, temporary, out = tmp_path / "bad.mp4", tmp_path / "tmp", tmp_path / "out.json"
     bad.write_bytes(b"no video at all " * 100)
     temporary.mkdir()
     shutil.copy(path_of(CLIP), tmp_path / "-left, 1.avi")
-    done = flowprep(
+    monkeypatch.chdir(tmp_path)
+    done = command(
         *("predict", "--frames", "3", "--crops", "2", "--top", "2", "--device", "cpu", "--json", out, "-q"),
         *("--", bad, *runs, "-left, 1.avi"),
         cwd=tmp_path,

@@ -34,11 +34,12 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-b
 
 
 class Site:
-    """A folder behind HTTP, and the paths that a browser has asked it for."""
+    """A folder behind HTTP, the paths that a browser has asked it for, and what it wrote to its console."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.asked: list[str] = []
+        self.console: list[str] = []
         site = self
 
         class Handler(SimpleHTTPRequestHandler):
@@ -50,8 +51,8 @@ class Site:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def open(self, name: str, tmp_path: Path) -> tuple[str, list[str]]:
-        """A page as the browser understood it, and what it wrote to its console."""
+    def open(self, name: str, tmp_path: Path) -> str:
+        """A page as the browser understood it."""
         assert BROWSER
         self.asked.clear()
         options = [
@@ -61,7 +62,8 @@ class Site:
         ]
         address = f"http://127.0.0.1:{self.server.server_port}/{name}"
         done = subprocess.run([BROWSER, *options, address], capture_output=True, text=True, timeout=100, check=True)
-        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        self.console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -90,28 +92,22 @@ def phones(site: Site, tmp_path: Path, *names: str) -> list[tuple[int, int]]:
     """Width in px of a phone's window and of the contents of each page in it."""
     frames = "".join(f"<iframe src='{name}.html' width='{WIDTH}' style='border: 0'></iframe>" for name in names)
     (site.folder / "phones.html").write_text(FRAMES.format(frames=frames))
-    dom, _ = site.open("phones.html", tmp_path)
-    (body,) = Page(dom).of("body")
+    (body,) = Page(site.open("phones.html", tmp_path)).of("body")
     return [tuple(pair) for pair in json.loads(body["data-widths"] or "")]
 
 
 def test_it_loads_alone_and_shows_its_numbers(site: Site, tmp_path: Path) -> None:
-    dom, console = site.open("full.html", tmp_path)
-    assert console == []
+    page = Page(site.open("full.html", tmp_path))
+    assert site.console == []
     assert site.asked == ["/full.html"]
-    page = Page(dom)
     assert page.numbers == numbers_of(json.loads((site.folder / "full.json").read_text()))
     assert page.of("img")
     assert not page.of("script")
 
 
-def test_it_fits_a_phone(site: Site, tmp_path: Path) -> None:
-    assert phones(site, tmp_path, *PAGES) == [(WIDTH, WIDTH)] * len(PAGES)
-
-
-def test_faults_would_be_seen(site: Site, tmp_path: Path) -> None:
-    _, console = site.open("bad.html", tmp_path)
-    assert "/missing.png" in site.asked
-    assert any("wrong" in line for line in console)
-    ((window, contents),) = phones(site, tmp_path, "bad")
+def test_it_fits_a_phone_and_faults_would_be_seen(site: Site, tmp_path: Path) -> None:
+    *good, (window, contents) = phones(site, tmp_path, *PAGES, "bad")
+    assert good == [(WIDTH, WIDTH)] * len(PAGES)
     assert window == WIDTH < contents
+    assert "/missing.png" in site.asked
+    assert any("wrong" in line for line in site.console)

@@ -77,22 +77,24 @@ def test_what_is_missing_is_a_sentence(tmp_path: Path) -> None:
 def test_without_torch_the_scores_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = run_folder(tmp_path / "run")
     log(checkpoint.parent, ENTRIES)
-    monkeypatch.setitem(sys.modules, "flowprep.train.checkpoint", None)
-    (run,) = written(tmp_path, [made(checkpoint=str(checkpoint))])["runs"]
-    assert "pip install" in run["notes"][0]
-    assert run["curves"]
+    for name in ("checkpoint", "progress"):
+        monkeypatch.setitem(sys.modules, f"flowprep.train.{name}", None)
+    tree = written(tmp_path, [made(checkpoint=str(checkpoint))])
+    assert tree["rows"]
+    assert "pip install" in tree["runs"][0]["notes"][0]
+    assert "There are no learning curves" in tree["runs"][0]["notes"][1]
 
 
 def test_a_damaged_log_gives_what_it_has(tmp_path: Path) -> None:
     checkpoint = run_folder(tmp_path / "run")
-    bad = (
-        'half a li\n[1, 2]\n{"iteration": "x"}\n{"iteration": -1}\n{"iteration": NaN, "loss": 1}\n' + "[" * 9999 + "\n"
-    )
+    bad = 'half a li\n[1, 2]\n{"iteration": "x"}\n{"iteration": -1}\n{"iteration": NaN, "loss": 1}\n'
     strange = [{"iteration": 60, "loss": float("nan"), "accuracy": "high", "losses": 3, "learning_rate": True}]
     log(checkpoint.parent, [*ENTRIES, *strange], bad)
     (run,) = written(tmp_path, [made(checkpoint=str(checkpoint))])["runs"]
-    assert "6 of its lines are no entries" in run["notes"][0]
+    assert "5 of its lines are no entries" in run["notes"][0]
     assert run["curves"][0]["lines"][0]["points"] == [[20, 2.0], [40, 1.0]]
+    log(checkpoint.parent, ENTRIES, "[" * 9999)  # too deep to be read
+    assert written(tmp_path, [made(checkpoint=str(checkpoint))])["rows"]
 
 
 def test_long_curves_are_thinned_to_means() -> None:

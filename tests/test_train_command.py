@@ -10,13 +10,16 @@ import yaml
 from click.testing import CliRunner
 
 from flowprep.cli import train, training
-from flowprep.cli.training import assignments
+from flowprep.cli.train import with_options
+from flowprep.cli.training import assignments, stream_of
+from flowprep.config import Stacking, StreamConfig
 from flowprep.errors import RefusedError, UsageError
 from flowprep.train.checkpoint import load
 from flowprep.train.progress import LOG, read_log
+from flowprep.train.run_folder import CONFIG
 from flowprep.types import Video
 from tests.in_process import make_dataset
-from tests.training_data import TINY, dataset, run, tiny
+from tests.training_data import TINY, dataset, run, stacks, tiny
 
 SETTINGS = ["data.crop=32", "data.workers=1", "stack.length=2", "net.width=0.05", "net.init=he", "solver.batch=4"]
 
@@ -62,6 +65,37 @@ def test_a_pipeline_file_with_two_streams(tmp_path: Path) -> None:
     assert [line.get("loss") for line in first] == [line.get("loss") for line in second]
 
 
+def test_stacks_are_as_they_are_stored(tmp_path: Path) -> None:
+    """Unless the command or the pipeline file says otherwise, which is refused, be it flowprep's default."""
+    settings = [text for setting in SETTINGS if "stack" not in setting for text in ("--set", setting)]
+    given = [str(stacks()), str(tmp_path), "--stream", "temporal", "--iterations", "1", *settings]
+    result = command(*given)
+    assert "stacks.zarr: stacks as they are stored (kind trajectory, length 3, " in result.stderr
+    assert "their means kept" in result.stderr
+    expected = Stacking("trajectory", 3, mean_subtract=False)
+    checkpoint = load(tmp_path / "temporal-split1")
+    assert (checkpoint.config.stack, checkpoint.channels) == (expected, 6)
+    file = tmp_path / "temporal-split1" / CONFIG
+    assert StreamConfig.from_json(yaml.safe_load(file.read_text())["train"]).stack == expected
+    assert "nothing to do" in command(*given).output
+    with pytest.raises(UsageError, match="its stacks have length 3, not 10"):
+        command(*given, "--set", "stack.length=10")
+    pipeline = tmp_path / "pipeline.yaml"
+    pipeline.write_text("train: {temporal: {stack: {kind: flow}}}")
+    with pytest.raises(UsageError, match="its stacks have kind trajectory, not flow"):
+        command("-c", str(pipeline), *given)
+    assert stream_of(None, "temporal", {"dataset": str(stacks()), "output": "x", "stack": {"mean_subtract": True}}) == (
+        StreamConfig("temporal", str(stacks()), "x/temporal-split1", stack=Stacking("trajectory", 3))
+    )
+
+
+def test_options_over_settings() -> None:
+    assert with_options({"data": {"split": 2, "crop": 32}}, {"split": 3, "seed": None}) == {
+        "data": {"split": 3, "crop": 32}
+    }
+    assert with_options({"data": None}, {"split": 3}) == {"data": {"split": 3}}
+
+
 def test_a_folder_and_a_dataset_are_needed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no dataset: give DATASET"):
         command("--stream", "spatial")
@@ -92,7 +126,7 @@ def test_values_of_set_are_yaml() -> None:
 )
 def test_settings_that_are_wrong(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        command(str(dataset()), str(tmp_path), "--stream", "temporal", "--set", text)
+        command(str(dataset()), str(tmp_path), "--stream", "temporal", "--iterations", "1", "--set", text)
 
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from flowprep.errors import RefusedError, UsageError
+from flowprep.stacks.torch_loader import to_pixels
+from flowprep.train import learner as learner_module
 from flowprep.train.device import autocast, choose_device
-from flowprep.train.learner import Learner, Part, _seed
+from flowprep.train.learner import Learner, Part, _portions, _seed
 from flowprep.train.processes import Processes
 from flowprep.train.tasks import Lessons, open_lessons
 from tests.training_data import dataset, run, tiny
@@ -54,6 +56,77 @@ def test_a_head_learns_from_its_own_samples_alone() -> None:
     other = gradients(learner)
     trunk = next(name for name in both if name.startswith("trunk"))
     torch.testing.assert_close(alone[trunk] + other[trunk], both[trunk])
+
+
+def test_each_task_has_the_mean_loss_of_its_own_samples() -> None:
+    """And what is minimised is their sum."""
+    learner, lessons, parts = learner_of(
+        data={"also": [str(dataset("second"))]}, net={"dropout": 0.0}, solver={"batch": 9}
+    )
+    losses = []
+    for head, source in enumerate(lessons.sources):
+        batch = source.loader.batch(0, 0)
+        logits = learner.network(torch.from_numpy(batch.numpy()))[head]
+        losses.append(torch.nn.functional.cross_entropy(logits, source.labels[batch.labels]))
+    assert [len(part.batch.labels) for part in parts] == [5, 4]
+    weights = list(learner.network.parameters())
+    expected = torch.autograd.grad(losses[0] + losses[1], weights)
+    assert learner.step(1, 0.0, parts)[:-1].tolist() == pytest.approx([loss.item() for loss in losses], rel=1e-5)
+    for weight, gradient in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_steps_have_momentum_and_weight_decay() -> None:
+    """v = momentum * v + gradient + decay * w; w = w - rate * v, of weights and biases alike."""
+    solver = {"momentum": 0.8, "weight_decay": 0.1}
+    learner, _, parts = learner_of(net={"dropout": 0.0}, solver=solver)
+    weights = {name: weight.detach().clone() for name, weight in learner.network.named_parameters()}
+    velocity = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for iteration, rate in ((1, 0.1), (2, 0.05)):
+        learner.step(iteration, rate, parts)
+        for name, gradient in gradients(learner).items():
+            velocity[name] = 0.8 * velocity[name] + gradient + 0.1 * weights[name]
+            weights[name] -= rate * velocity[name]
+    for name, weight in learner.network.named_parameters():
+        torch.testing.assert_close(weight.detach(), weights[name], rtol=1e-4, atol=1e-7)
+
+
+def test_the_network_is_compiled_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.nn.Module] = []
+
+    def compile_(module: torch.nn.Module) -> torch.nn.Module:
+        compiled.append(module)
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    learner_of()
+    assert compiled == []
+    learner, _, _ = learner_of(solver={"compile": True})
+    assert compiled == [learner.network]
+    assert learner._forward is learner.network
+
+
+def test_a_single_part_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, _, parts = learner_of()
+    made: list[torch.Tensor] = []
+    seen: list[int] = []
+    monkeypatch.setattr(learner_module, "to_pixels", lambda *args: made.append(to_pixels(*args)) or made[-1])
+    forward = learner._forward
+    learner._forward = lambda x: seen.append(x.data_ptr()) or forward(x)  # type: ignore[func-returns-value]
+    learner.step(1, 0.0, parts)
+    assert seen == [tensor.data_ptr() for tensor in made]
+
+
+def test_no_portion_is_larger_than_asked_for() -> None:
+    learner, _, parts = learner_of(data={"also": [str(dataset("second"))]}, solver={"batch": 10, "micro_batch": 3})
+    sizes: list[int] = []
+    forward = learner._forward
+    learner._forward = lambda x: sizes.append(len(x)) or forward(x)  # type: ignore[func-returns-value]
+    learner.step(1, 0.0, parts)
+    assert sorted(sizes) == [2, 2, 3, 3]
+    odd, _, parts = learner_of(data={"also": [str(dataset("second"))]}, solver={"batch": 10, "micro_batch": 5})
+    assert [[len(part.batch.labels) for part in _portions(parts, number, 2)] for number in (0, 1)] == [[3, 2], [2, 3]]
+    assert odd._portions == 2
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,14 +17,18 @@ import torch
 
 from flowprep.errors import RefusedError, StoreError, UnfinishedError
 from flowprep.stacks import StackLoader
-from flowprep.train import learner, loop
-from flowprep.train.checkpoint import load, network
+from flowprep.stacks.torch_loader import tensors, to_pixels
+from flowprep.store.reader import Dataset
+from flowprep.train import learner, loop, progress
+from flowprep.train.checkpoint import Checkpoint, load, network
 from flowprep.train.device import choose_device
+from flowprep.train.inputs import test_loader as loader_for_testing
+from flowprep.train.nets import Network
 from flowprep.train.processes import Processes
 from flowprep.train.progress import LOG, read_log
 from flowprep.train.run_folder import CONFIG, claimed
 from flowprep.train.tasks import open_lessons
-from flowprep.train.validating import validate
+from flowprep.train.validating import Validation, validate
 from tests.training_data import CROP, dataset, kill_at, run, same, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +58,17 @@ def test_a_tiny_network_learns_eight_videos(tmp_path: Path) -> None:
     assert outcome.validation
     assert outcome.validation.videos == 4
     assert outcome.validation.accuracy == 1.0, "clips that were not trained on"
+
+
+@pytest.mark.system
+def test_the_network_of_the_paper_learns(tmp_path: Path) -> None:
+    """CNN-M-2048, a quarter as wide, knows eight videos in the end."""
+    changes: dict[str, Any] = {"data": {"crop": 48, "position": "centre"}, "net": {"width": 0.25, "dropout": 0.0}}
+    solver = {"iterations": 150, "batch": 16, "learning_rate": 0.02, "weight_decay": 0.0, "log_every": 10}
+    run(tiny(tmp_path, **changes, solver=solver))
+    losses = [line["loss"] for line in read_log(tmp_path / LOG) if "loss" in line]
+    assert losses[0] > 0.5
+    assert losses[-1] < 0.05
 
 
 def test_a_run_leaves_log_events_and_configuration(undisturbed: Path) -> None:
@@ -227,28 +244,96 @@ def test_damaged_samples_are_skipped_and_counted(tmp_path: Path, monkeypatch: py
     assert outcome.validation
     assert (outcome.validation.videos, outcome.validation.damaged) == (3, 1)
     assert [line["damaged"] for line in read_log(tmp_path / "skip" / LOG)[:-1]][-1] == outcome.damaged[id]
+    monkeypatch.setattr(Processes, "sum", lambda _, values: 2 * values)  # as if there were another one like this
+    outcome, _ = run(tiny(tmp_path / "two", data={"on_damage": "skip"}))
+    assert [line["damaged"] for line in read_log(tmp_path / "two" / LOG)[:-1]][-1] == 2 * outcome.damaged[id]
 
 
 def test_validation_is_the_centre_of_the_middle_of_each_video(undisturbed: Path) -> None:
     checkpoint = load(undisturbed)
-    loader = open_lessons(checkpoint.config, 1, share=(0, 1), workers=0).validation
-    assert loader
+    validation = open_lessons(checkpoint.config, 1, share=(0, 1), workers=0).validation
+    assert validation
+    loader = loader_for_testing(checkpoint.config, Dataset(dataset()), part="test", split=1)
+    assert [clip.id for clip in validation.sampler.clips] == [clip.id for clip in loader.sampler.clips]
     module = network(checkpoint)
     losses, right = [], 0
     for number, clip in enumerate(loader.sampler.clips):
         assert clip.id.split("_")[-1].startswith("02")
+        (frame,) = validation.sampler.clips[number].frames
+        assert frame == clip.frames[(len(clip.frames) - 1) // 2] != clip.frames[0]
         pixels = torch.from_numpy(loader.test_batch(number, len(clip.frames)).numpy())[(len(clip.frames) - 1) // 2]
         top, left = (pixels.shape[1] - CROP) // 2, (pixels.shape[2] - CROP) // 2
         with torch.inference_mode():
             logits = module(pixels[None, :, top : top + CROP, left : left + CROP])[0]
         losses.append(-logits.log_softmax(1)[0, clip.label].item())
         right += logits.argmax(1).item() == clip.label
-    found = validate(
-        module, loader, crop=CROP, precision="float32", processes=Processes(choose_device("cpu")), workers=2
-    )
+    found = validated(module, validation)
     assert found.loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     assert found.accuracy == right / len(losses)
     assert found.loss == pytest.approx(read_log(undisturbed / LOG)[-1]["validation_loss"], rel=1e-5)
+
+
+def validated(module: Network, loader: StackLoader) -> Validation:
+    return validate(
+        module, loader, crop=CROP, precision="float32", processes=Processes(choose_device("cpu")), workers=2
+    )
+
+
+def test_validation_is_without_dropout(undisturbed: Path) -> None:
+    checkpoint = load(undisturbed)
+    loader = open_lessons(checkpoint.config, 1, share=(0, 1), workers=0).validation
+    assert loader
+    module = network(checkpoint)
+    with torch.no_grad():
+        for head in module.heads:
+            head.weight *= 500.0  # so that dropout would be seen
+    still = validated(module, loader)
+    module.train()
+    assert validated(module, loader) == still
+    assert module.training
+    with torch.no_grad():
+        pixels = to_pixels(tensors(loader.test_batch(0, 1)))[..., :CROP, :CROP]
+        assert not torch.allclose(module(pixels)[0], module.eval()(pixels)[0], rtol=0.01)
+
+
+def test_validations_are_not_in_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a step takes a second, and a look at the test part a hundred."""
+    now = [0.0]
+    step, look = learner.Learner.step, loop.validate
+
+    def slow_step(*args: Any) -> torch.Tensor:
+        now[0] += 1
+        return step(*args)
+
+    def slow_look(*args: Any, **options: Any) -> Validation:
+        now[0] += 100
+        return look(*args, **options)
+
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(learner.Learner, "step", slow_step)
+    monkeypatch.setattr(loop, "validate", slow_look)
+    run(tiny(tmp_path, solver={"log_every": 2, "validate_every": 3}))
+    lines = [line for line in read_log(tmp_path / LOG) if "loss" in line]
+    assert [line["samples_per_second"] for line in lines] == pytest.approx([8.0] * 3)
+    assert lines[-1]["seconds"] == 106.0, "which counts all"
+
+
+def test_a_checkpoint_is_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnfinishedError):
+        run(tiny(tmp_path), kill_at(2, signal.SIGTERM))
+    loaded: list[weakref.ref[Checkpoint]] = []
+    found = loop.found
+
+    def noted(*args: Any) -> Checkpoint | None:
+        checkpoint = found(*args)
+        assert checkpoint
+        loaded.append(weakref.ref(checkpoint))
+        return checkpoint
+
+    monkeypatch.setattr(loop, "found", noted)
+    there: list[bool] = []
+    run(tiny(tmp_path), lambda text: there.append(loaded[0]() is not None) if "/6" in text else None)
+    assert there == [False] * 4
 
 
 def test_threads_that_read_ahead_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowprep.config import REGIMES, SolverConfig, Stacking, StorageConfig
+from flowprep.config import REGIMES, SolverConfig, Stacking, StorageConfig, TrainDataConfig
 from flowprep.errors import RefusedError, UsageError
-from flowprep.stacks import Augmentation, StackLoader
+from flowprep.stacks import Augmentation, Jitter, StackLoader
 from flowprep.store.reader import Dataset, VideoTable
 from flowprep.train import inputs, tasks
 from flowprep.train.schedule import schedule_of
 from flowprep.train.tasks import Lessons, divided, open_lessons
-from tests.in_process import stack
-from tests.training_data import CLASSES, CROP, dataset, tiny
+from tests.training_data import CLASSES, CROP, dataset, stacks, tiny
 
 
 def lessons(**changes: Any) -> Lessons:
@@ -44,6 +43,7 @@ def test_the_schedules_of_the_paper() -> None:
     rates = [schedules["scratch"].learning_rate(n) for n in (0, 49_999, 50_000, 69_999, 70_000, 79_999)]
     assert rates == [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4]
     assert [schedules["fine-tune"].learning_rate(n) for n in (13_999, 14_000, 19_999)] == [1e-2, 1e-3, 1e-3]
+    assert schedule_of(SolverConfig(iterations=1)).learning_rate(0) == 1e-2
     shrunk = schedule_of(SolverConfig(iterations=800, learning_rate=1.0))
     assert [shrunk.learning_rate(n) for n in (499, 500, 699, 700)] == [1, 0.1, 0.1, 0.01]
 
@@ -80,6 +80,7 @@ def test_further_tasks_have_heads_of_their_own_and_all_their_videos() -> None:
     assert [task.classes for task in found.tasks] == [CLASSES["first"], CLASSES["second"]]
     assert [task.name for task in found.tasks] == ["first", "second"]
     assert [(source.task, source.samples) for source in found.sources] == [(0, 5), (1, 4)]
+    assert len({source.loader.sampler.seed for source in found.sources}) == 2
     assert [len(source.loader.sampler.clips) for source in found.sources] == [8, 9], "train part; all videos"
 
 
@@ -108,6 +109,9 @@ def test_classes_are_left_out_of_added_datasets_alone() -> None:
 def test_one_dataset_twice_has_two_names() -> None:
     found = lessons(data={"also": [str(dataset())]})
     assert [task.name for task in found.tasks] == ["first", "first-2"]
+    for source in found.sources:
+        source.loader.damaged.update({"left_00": 2, "left_01": source.task})
+    assert found.damaged == {"left_00": 4, "left_01": 1}, "in both, one video has one name"
 
 
 def relabelled(monkeypatch: pytest.MonkeyPatch, label: str) -> None:
@@ -172,24 +176,22 @@ def test_colours_for_the_spatial_stream() -> None:
     assert inputs.test_loader(config, source, part="test", split=1).test_batch(0, 2).levels.shape == (2, 3, 48, 64)
 
 
-def test_datasets_that_lack_what_the_spatial_stream_needs(tmp_path: Path) -> None:
+def test_datasets_that_lack_what_the_spatial_stream_needs() -> None:
     config = replace(tiny(Path("unused")), stream="spatial")
-    stack(dataset(), tmp_path / "stacks.zarr", length=2)
     with pytest.raises(UsageError, match="holds stacks, without RGB frames"):
-        inputs.stack_loader(config, Dataset(tmp_path / "stacks.zarr"), part="train", batch=2, seed=0)
+        inputs.stack_loader(config, Dataset(stacks()), part="train", batch=2, seed=0)
     bare = Dataset(dataset())
     bare.settings = replace(bare.settings, storage=StorageConfig(rgb=False))
     with pytest.raises(UsageError, match="no RGB frames, which the spatial stream is trained on"):
         inputs.stack_loader(config, bare, part="train", batch=2, seed=0)
 
 
-def test_of_stored_stacks_only_the_mean_changes(tmp_path: Path) -> None:
-    """Stacks with their means, from which training takes them; L is theirs."""
-    stack(dataset(), tmp_path / "stacks.zarr", length=3, kind="trajectory", mean_subtract=False)
-    stored = Dataset(tmp_path / "stacks.zarr")
-    config = replace(tiny(Path("unused")), stack=Stacking())
+def test_of_stored_stacks_only_the_mean_changes() -> None:
+    """Stacks with their means, from which training takes them."""
+    stored = Dataset(stacks())
+    config = replace(tiny(Path("unused")), stack=Stacking("trajectory", 3))
     assert inputs.channels_of(config, stored) == 6
-    plain = replace(config, stack=Stacking(mean_subtract=False))
+    plain = replace(config, stack=Stacking("trajectory", 3, mean_subtract=False))
     centring, keeping = (inputs.test_loader(item, stored, part="test", split=1) for item in (config, plain))
     number = next(n for n, clip in enumerate(keeping.sampler.clips) if clip.id.startswith("left"))
     taken = keeping.test_batch(number, 1).numpy() - centring.test_batch(number, 1).numpy()  # in units of the network
@@ -197,8 +199,21 @@ def test_of_stored_stacks_only_the_mean_changes(tmp_path: Path) -> None:
     assert keeping.normalise
     assert np.abs(taken * keeping.normalise.std[0] - means[:, :, None, None]).max() < 1e-3
     assert np.abs(means).max() > 1, "px: it moves by two"
-    with pytest.raises(UsageError, match=r"its stacks have length 3, not 5: leave stack.length out"):
-        inputs.channels_of(replace(config, stack=Stacking(length=5)), stored)
+    for wrong in (5, 10):  # 10 is the default
+        with pytest.raises(UsageError, match=f"its stacks have length 3, not {wrong}: set stack.length to 3, or"):
+            inputs.channels_of(replace(config, stack=Stacking("trajectory", wrong)), stored)
+    with pytest.raises(UsageError, match="its stacks have kind trajectory, not flow"):
+        inputs.channels_of(replace(config, stack=Stacking(length=3)), stored)
+
+
+def test_training_inputs_are_changed_as_configured() -> None:
+    config, source = tiny(Path("unused")), Dataset(dataset())
+    options: dict[str, Any] = {"part": "train", "batch": 2, "seed": 0}
+    usual = inputs.stack_loader(replace(config, data=TrainDataConfig(crop=CROP)), source, **options)
+    assert usual.augmentation == Augmentation(CROP, "random", (), True, Jitter())
+    data = TrainDataConfig(crop=CROP, position="corners", scales=[1.0, 0.75], flip=False, jitter=False)
+    other = inputs.stack_loader(replace(config, data=data), source, **options)
+    assert other.augmentation == Augmentation(CROP, "corners", (1.0, 0.75), False, None)
 
 
 def test_other_settings_of_a_dataset_are_refused_when_a_run_goes_on() -> None:

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from flowprep.config import NetConfig
+from flowprep.config import NetConfig, StreamConfig, TrainDataConfig
 from flowprep.errors import RefusedError, UsageError
+from flowprep.train import checkpoint as checkpoints
+from flowprep.train.checkpoint import Checkpoint, Task
 from flowprep.train.nets import Network, build
 from flowprep.train.weights import load_weights
 
@@ -131,6 +133,49 @@ def test_a_checkpoint_of_flowprep(tmp_path: Path) -> None:
     loaded = load_weights(network, write(tmp_path / "checkpoint.pt", tree))
     assert_equal(network, source.state_dict(), without="heads.1")
     assert loaded.skipped == ["heads.1.weight", "heads.1.bias"]
+
+
+def saved(folder: Path, init: str, *classes: tuple[str, ...]) -> tuple[Path, Tensors]:
+    """A checkpoint of a run that began with ``init``, and its weights."""
+    config = configured(init)
+    model = build(config.net, 4, [len(names) for names in classes], CROP).state_dict()
+    tasks = [Task(f"task {number}", "a.zarr", "f", names) for number, names in enumerate(classes)]
+    checkpoints.save(folder / "checkpoint.pt", Checkpoint(config, 7, tasks, 4, {}, model))
+    return folder / "checkpoint.pt", model
+
+
+def configured(init: str, name: str = "cnn-m-2048") -> StreamConfig:
+    net = NetConfig(name, width=0.05, init=init)
+    return StreamConfig("temporal", data=TrainDataConfig(crop=CROP), net=net)
+
+
+def test_heads_of_other_classes_are_told_by_their_names(tmp_path: Path) -> None:
+    path, weights = saved(tmp_path, "he", ("left", "right"), ("up", "down"))
+    network = tiny("cnn-m-2048", channels=4, classes=(2, 2), seed=2)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    loaded = load_weights(network, path, configured("he"), [("left", "right"), ("down", "up")])
+    assert loaded.skipped == ["heads.1.weight", "heads.1.bias"]
+    assert "heads.0.weight" in loaded.kept
+    assert_equal(network, weights, without="heads.1")
+    assert torch.equal(network.state_dict()["heads.1.weight"], before["heads.1.weight"])
+
+
+def test_inputs_in_another_range_are_refused(tmp_path: Path) -> None:
+    """Of CNN-M-2048 they follow from net.init, 58-fold."""
+    path, weights = saved(tmp_path, "he", ("left", "right"))
+    network = tiny("cnn-m-2048", channels=4, classes=(2,), seed=2)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    with pytest.raises(RefusedError, match="checkpoint.pt: trained with net.init he, .* net.init he, not gaussian"):
+        load_weights(network, path, configured("gaussian"), [("left", "right")])
+    assert_equal(network, before)
+    load_weights(network, path, configured("he"), [("left", "right")])
+    assert_equal(network, weights)
+
+
+def test_a_damaged_checkpoint_of_flowprep_is_refused(tmp_path: Path, refuses: Any) -> None:
+    path, _ = saved(tmp_path, "he", ("left", "right"))
+    torch.save({**torch.load(path, weights_only=True), "tasks": 3}, path)
+    refuses(path, "not a checkpoint of flowprep", tiny("cnn-m-2048", channels=4, classes=(2,)))
 
 
 def test_old_files_and_half_precision(tmp_path: Path) -> None:

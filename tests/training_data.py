@@ -18,7 +18,7 @@ from flowprep.synthetic import write_demo_videos
 from flowprep.train.checkpoint import Checkpoint, load
 from flowprep.train.loop import Outcome, train
 from flowprep.types import Video
-from tests.in_process import SETTINGS, make_dataset
+from tests.in_process import SETTINGS, make_dataset, stack
 
 HEIGHT, WIDTH, FRAMES, CROP = 48, 64, 6, 32
 CLASSES = {
@@ -58,6 +58,14 @@ def dataset(name: str = "first") -> Path:
         found.append(Video(id, path.parent.name, (part, "", ""), path.stat().st_size))
     settings = replace(SETTINGS, storage=StorageConfig(rgb_short_side=HEIGHT))
     return make_dataset(Path(_kept().name) / f"{name}.zarr", _videos(), found, settings=settings, per_shard=20)
+
+
+@cache
+def stacks() -> Path:
+    """Of the first dataset: trajectories of three fields, with their means."""
+    path = Path(_kept().name) / "stacks.zarr"
+    stack(dataset(), path, length=3, kind="trajectory", mean_subtract=False)
+    return path
 
 
 def tiny(output: Path, **changes: Any) -> StreamConfig:

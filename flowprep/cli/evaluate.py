@@ -56,21 +56,25 @@ def command(
     if name is not None and (len(checkpoints) > 1 or not name or "/" in name):
         raise UsageError(f"--name {name!r}: give one checkpoint, and a name that a file can have.")
     require_torch()
-    from flowprep.train import checkpoint
+    from flowprep.train.checkpoint import Checkpoint, load
     from flowprep.train.evaluate import evaluate
 
-    runs: dict[Path, Path] = {}  # file to write -> checkpoint
+    runs: dict[Path, tuple[Path, Checkpoint]] = {}  # by the file to write
     for path in map(Path, checkpoints):
-        config = checkpoint.load(path).config
+        checkpoint = load(path)
+        config = checkpoint.config
         folder = Path(output) if output else path if path.is_dir() else path.parent
         split = given["split"] or config.data.split
         target = folder / f"{name or config.stream}-split{split}-{given['part'] or 'all'}.npz"
         if target in runs:
-            raise UsageError(f"{target} would hold the scores of {runs[target]} and of {path}: give one, and --name.")
-        runs[target] = path
-    for target, path in runs.items():
+            raise UsageError(
+                f"{target} would hold the scores of {runs[target][0]} and of {path}: give one, and --name."
+            )
+        runs[target] = path, checkpoint
+    for target, (path, checkpoint) in runs.items():
         try:
-            scores = evaluate(path, dataset, **given | {"crops": int(given["crops"])}, name=name or "", say=say)
+            options = given | {"crops": int(given["crops"]), "name": name or ""}
+            scores = evaluate(path, dataset, checkpoint=checkpoint, **options, say=say)
         except KeyboardInterrupt:
             raise UnfinishedError(f"stopped; nothing of {path} is saved. Run the same command again.") from None
         scores.save(target)

@@ -52,7 +52,7 @@ def command(
     import json
     import os
 
-    from flowprep.cli.train import KEYS
+    from flowprep.cli.train import with_options
     from flowprep.cli.training import assignments, require_torch
     from flowprep.config import read_experiment
     from flowprep.errors import ExitCode, UnfinishedError, UsageError
@@ -61,11 +61,7 @@ def command(
         raise UsageError("experiments are one process each: without torchrun, give each GPU other --rows and --device.")
     if target and not Path(target).absolute().parent.is_dir():
         raise UsageError(f"--json {target}: there is no such folder.")
-    over = assignments(settings)
-    for name, value in given.items():
-        if value is not None:
-            section, key = KEYS[name]
-            over.setdefault(section, {})[key] = value
+    over = with_options(assignments(settings), given)
     training, experiment = read_experiment(Path(pipeline))
     require_torch()
     from flowprep.train.experiment import Laboratory, json_of, kept, lines_of, made, text_of

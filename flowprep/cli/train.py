@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from flowprep.config import STREAMS
+from flowprep.schema import merged
 
 KEYS = {  # options that have a name of their own
     "split": ("data", "split"),
@@ -15,6 +16,14 @@ KEYS = {  # options that have a name of their own
     "device": ("solver", "device"),
     "seed": ("solver", "seed"),
 }
+
+
+def with_options(over: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """``over`` with the options of :data:`KEYS` in ``given``; None: not given."""
+    for name, (section, key) in KEYS.items():
+        if given.get(name) is not None and isinstance(over.get(section) or {}, dict):  # else it is refused as it is
+            over = merged(over, {section: {key: given[name]}})
+    return over
 
 
 @click.command("train")
@@ -51,10 +60,7 @@ def command(
     from flowprep.cli.training import assignments, require_torch, stream_of
     from flowprep.wording import plural, some
 
-    over = assignments(settings)
-    for name, (section, key) in KEYS.items():
-        if given[name] is not None:
-            over.setdefault(section, {})[key] = given[name]
+    over = with_options(assignments(settings), given)
     over |= {key: value for key, value in (("dataset", dataset), ("output", run)) if value}
     config = stream_of(pipeline, stream, over)
     require_torch()

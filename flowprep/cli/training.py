@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from flowprep.config import StreamConfig, read_training, stream_config
+from flowprep.config import Stacking, StreamConfig, read_training, stream_config
 from flowprep.errors import RefusedError, UsageError
 from flowprep.schema import merged
 
@@ -43,13 +44,23 @@ def assignments(texts: Sequence[str]) -> dict[str, Any]:
 def stream_of(pipeline: str | None, stream: str, over: dict[str, Any]) -> StreamConfig:
     """The configuration of one stream from a pipeline file, if any, and the keys of the command line.
 
+    What neither says of stacks is as in the dataset, if that is one of stacks.
+
     Raises UsageError for what is malformed, or names no dataset or no folder.
     """
+    from flowprep.store.reader import Dataset
+
     tree = read_training(Path(pipeline)) if pipeline else {}
     for key, noun in (("dataset", "DATASET"), ("output", "RUN")):
         if not any(part.get(key) for part in (tree, tree.get(stream) or {}, over)):
             raise UsageError(f"no {key}: give {noun} on the command line, or train.{key} in a pipeline file.")
-    return stream_config(tree, stream, pipeline or "command line", over)
+    where = pipeline or "command line"
+    config = stream_config(tree, stream, where, over)
+    stored = Dataset(config.dataset).settings.stack if stream == "temporal" else None
+    if stored is None:
+        return config
+    defaults = {"stack": {item.name: getattr(stored, item.name) for item in dataclasses.fields(Stacking)}}
+    return stream_config(merged(defaults, tree), stream, where, over)
 
 
 def weights_of(text: str | None) -> tuple[float, ...] | None:

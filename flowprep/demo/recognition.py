@@ -47,7 +47,7 @@ def stream(output: Path, name: str) -> StreamConfig:
     tree = TRAINING | {
         "dataset": str(output / "flow.zarr"),
         "output": str(output / "runs"),
-        "temporal": {"dataset": str(output / "stacks.zarr")},
+        "temporal": {"dataset": str(output / "stacks.zarr"), "stack": {"length": STACKS.length}},
     }
     return stream_config(tree, name, "demo")
 

@@ -7,8 +7,10 @@
     loop            training one stream, from top to bottom
     schedule, learner, device, processes, validating, progress, run_folder      its parts
     checkpoint      what a run is continued and evaluated from
+    torch_file      files of torch.save, read without running code
     scores          class scores of each video
     evaluate        scores by a trained stream
+    learned_from    which videos a network has learned from
     fusion          scores of several streams made one
     report          a page that shows scores, confusions and curves
     paper           the results of the two-stream paper, to compare with

@@ -18,7 +18,7 @@ from flowprep.config import StreamConfig
 from flowprep.errors import RefusedError, UsageError
 from flowprep.store.replacing import replacing
 from flowprep.train.nets import Network, build
-from flowprep.train.weights import read_torch
+from flowprep.train.torch_file import read_torch
 from flowprep.versions import versions
 from flowprep.wording import some
 
@@ -70,7 +70,16 @@ def load(path: Path) -> Checkpoint:
     would run code.
     """
     path = path / NAME if path.is_dir() else path
-    tree = read_torch(path)
+    return parsed(path, read_torch(path))
+
+
+def is_checkpoint(tree: Any) -> bool:
+    """Whether what a file of torch.save holds calls itself a checkpoint of flowprep."""
+    return isinstance(tree, dict) and "flowprep_checkpoint" in tree
+
+
+def parsed(path: Path, tree: Any) -> Checkpoint:
+    """The checkpoint in ``tree``, what the file at ``path`` holds; RefusedError where it is none."""
     try:
         return _checked(tree)
     except (KeyError, TypeError, ValueError, UsageError) as error:

@@ -6,7 +6,6 @@ The frames are equally spaced in time; the crops are the four corners, the centr
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections import deque
@@ -19,9 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowprep.config import Stacking, StreamConfig
 from flowprep.errors import RefusedError, UsageError
-from flowprep.stacks.augment import ten_crops
+from flowprep.stacks.augment import Augmentation, ten_crops
 from flowprep.stacks.loader import StackLoader
 from flowprep.stacks.sampler import opened
 from flowprep.stacks.sources import MUST_AGREE
@@ -32,6 +30,8 @@ from flowprep.train import checkpoint as checkpoints
 from flowprep.train.checkpoint import Checkpoint, Task
 from flowprep.train.device import autocast, choose_device, memory_format
 from flowprep.train.inputs import channels_of, test_loader
+from flowprep.train.learned_from import learned_from
+from flowprep.train.schedule import schedule_of
 from flowprep.train.scores import UNKNOWN, Scores
 from flowprep.wording import duration, plural, some
 
@@ -43,6 +43,7 @@ def evaluate(
     path: Path,
     dataset: Dataset | str | os.PathLike[str],
     *,
+    checkpoint: Checkpoint | None = None,
     split: int | None = None,
     part: str = "test",
     frames: int = 25,
@@ -59,6 +60,7 @@ def evaluate(
     Parameters
     ----------
     path: the checkpoint, or the folder of its run.
+    checkpoint: what is in it, if it has been read before.
     split: of the dataset; default: the one that was trained on. An empty ``part`` is every video.
     frames, crops: of a video, and of each frame: 1 the centre, 2 with its mirror image, 5 with the corners, 10 all of
         them mirrored, too.
@@ -76,8 +78,9 @@ def evaluate(
             f"numbers, {', '.join(map(str, CROPS))} crops, raise or skip."
         )
     path, dataset = (path / checkpoints.NAME if path.is_dir() else path), opened(dataset)
-    checkpoint = checkpoints.load(path)
-    config = _as_trained(checkpoint, dataset)
+    checkpoint = checkpoint or checkpoints.load(path)
+    config = checkpoint.config
+    _check_inputs(checkpoint, dataset)
     split = split or config.data.split
     loader = test_loader(config, dataset, part=part, split=split)
     if loader.sampler.excluded and on_damage == "raise":
@@ -87,7 +90,8 @@ def evaluate(
             "Leave them out with --on-damage skip."
         )
     labels = [loader.sampler.classes[clip.label] for clip in loader.sampler.clips]
-    head, task = _head(checkpoint.tasks, dataset, set(loader.sampler.classes), set(labels))
+    head, task = _head(checkpoint.tasks, dataset, set(loader.sampler.classes), set(labels), say)
+    warn_unfinished(path, checkpoint, say)
     _warn(checkpoint, dataset, loader, say)
 
     scorer = Scorer(checkpoint, head, device=device, crops=crops, batch=batch)
@@ -153,8 +157,18 @@ class Scorer:
 
     def cut(self, frames: torch.Tensor) -> torch.Tensor:
         """The inputs (crops * n, C, size, size) of frames (n, C, H, W)."""
-        crops: torch.Tensor = ten_crops(frames, self.size, flow=self.flow)
-        return crops[self.crops].flatten(0, 1)
+        if len(self.crops) > 2:
+            crops: torch.Tensor = ten_crops(frames, self.size, flow=self.flow)
+            return crops[self.crops].flatten(0, 1)
+        Augmentation(self.size).check(*frames.shape[-2:])
+        top, left = ((side - self.size) // 2 for side in frames.shape[-2:])
+        centre = frames[..., top : top + self.size, left : left + self.size]
+        if len(self.crops) == 1:
+            return centre
+        mirrored = centre.flip(-1)
+        if self.flow:
+            mirrored[:, 0::2] *= -1
+        return torch.cat([centre, mirrored])
 
 
 def _score(
@@ -178,35 +192,40 @@ def _score(
     return found
 
 
-def _as_trained(checkpoint: Checkpoint, dataset: Dataset) -> StreamConfig:
-    """The configuration with the stacks that were trained on. RefusedError where ``dataset`` has no such inputs."""
-    config = checkpoint.config
-    if config.stream == "temporal":
-        if stored := checkpoint.settings.get("stack"):
-            names = {item.name for item in dataclasses.fields(Stacking)} - {"mean_subtract"}
-            config = dataclasses.replace(
-                config, stack=dataclasses.replace(config.stack, **{name: stored[name] for name in names})
+def _check_inputs(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Raises RefusedError where ``dataset`` has not the inputs that were trained on."""
+    config, stored = checkpoint.config, dataset.settings.stack
+    for name in MUST_AGREE if stored and config.stream == "temporal" else ():
+        here, there = getattr(stored, name), getattr(config.stack, name)
+        if here != there:
+            raise RefusedError(
+                f"{dataset.path}: its stacks have {name} {here}, those that were trained on {there}: give the dataset "
+                "of flow, or stacks like those."
             )
-        for name in MUST_AGREE if dataset.settings.stack else ():
-            here, there = getattr(dataset.settings.stack, name), getattr(config.stack, name)
-            if here != there:
-                raise RefusedError(
-                    f"{dataset.path}: its stacks have {name} {here}, those that were trained on {there}: give the "
-                    "dataset of flow, or stacks like those."
-                )
     if (channels := channels_of(config, dataset)) != checkpoint.channels:
         raise RefusedError(
             f"{dataset.path}: its inputs have {channels} channels, those that were trained on {checkpoint.channels}."
         )
-    return config
 
 
-def _head(tasks: Sequence[Task], dataset: Dataset, classes: set[str], evaluated: set[str]) -> tuple[int, Task]:
-    """The first head that knows all ``classes`` of the dataset, or else those ``evaluated``. RefusedError for none."""
+def _head(
+    tasks: Sequence[Task], dataset: Dataset, classes: set[str], evaluated: set[str], say: Callable[[str], None]
+) -> tuple[int, Task]:
+    """The head that knows all ``classes`` of the dataset, or else those ``evaluated``. RefusedError for none.
+
+    Of several it is the one that has learned from this dataset; or from one with its settings; or the first.
+    """
+    here, settings = dataset.path.resolve(), dataset.settings.fingerprint()
     for labels in (classes - {""}, evaluated - {""}):
-        for number, task in enumerate(tasks):
-            if labels <= set(task.classes):
-                return number, task
+        able = [(number, task) for number, task in enumerate(tasks) if labels <= set(task.classes)]
+        if own := [item for item in able if Path(item[1].dataset).resolve() == here]:
+            return own[0]
+        if able:
+            alike = [item for item in able if item[1].fingerprint == settings]
+            number, task = (alike or able)[0]
+            if len(able) > 1:
+                say(f"{len(able)} heads know the classes of {dataset.path}; taken is that for {task.dataset}.")
+            return number, task
     unknown = min((sorted(labels - set(task.classes)) for task in tasks), key=len, default=[])
     raise RefusedError(
         f"{dataset.path}: the checkpoint was not trained on the {'class' if len(unknown) == 1 else 'classes'} "
@@ -214,19 +233,18 @@ def _head(tasks: Sequence[Task], dataset: Dataset, classes: set[str], evaluated:
     )
 
 
+def warn_unfinished(path: Path, checkpoint: Checkpoint, say: Callable[[str], None]) -> None:
+    """Say that a network has not learned to the end."""
+    if checkpoint.training is not None:
+        of = schedule_of(checkpoint.config.solver).iterations
+        say(f"{path}: its training is not finished, {checkpoint.iteration:,} of {of:,} iterations are done.")
+
+
 def _warn(checkpoint: Checkpoint, dataset: Dataset, loader: StackLoader, say: Callable[[str], None]) -> None:
     """Say what makes the scores mean less than they seem to."""
-    data, clips = checkpoint.config.data, loader.sampler.clips
-    whole = {Path(path).resolve() for path in (*data.also, *data.added)}
-    if data.whole:
-        whole.add(Path(checkpoint.config.dataset).resolve())
-    learned = [
-        clip.id
-        for clip in clips
-        if dataset.videos[clip.id].splits[data.split - 1] == "train" or dataset.path.resolve() in whole
-    ]
-    if learned:
-        say(f"{len(learned):,} of {plural(len(clips), 'video')} were trained on (split {data.split}): this is no test.")
+    clips, split = loader.sampler.clips, checkpoint.config.data.split
+    if learned := learned_from(checkpoint.config, dataset, say) & {clip.id for clip in clips}:
+        say(f"{len(learned):,} of {plural(len(clips), 'video')} were trained on (split {split}): this is no test.")
     if dataset.unfinished_shards:
         say(f"{dataset.path} is not complete, still to be extracted: {plural(dataset.unfinished_shards, 'shard')}.")
     method = checkpoint.settings.get("flow", {}).get("method")

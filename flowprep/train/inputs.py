@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from flowprep.config import Stacking, StreamConfig
 from flowprep.errors import UsageError
 from flowprep.stacks import Augmentation, Jitter, StackLoader
+from flowprep.stacks.sources import MUST_AGREE
 from flowprep.store.reader import Dataset
 from flowprep.train.nets import normalisation
 
@@ -106,14 +105,11 @@ def _stacking(config: StreamConfig, dataset: Dataset) -> Stacking | None:
     if config.stream == "spatial":
         return None
     stored = dataset.settings.stack
-    if stored is None:
-        return config.stack
-    wanted = {item.name: getattr(config.stack, item.name) for item in dataclasses.fields(Stacking)}
-    kept = {name: getattr(stored, name) for name in wanted} | {"mean_subtract": config.stack.mean_subtract}
-    for item in dataclasses.fields(Stacking):
-        if wanted[item.name] not in (kept[item.name], item.default):
+    for name in MUST_AGREE if stored else ():
+        here, there = getattr(stored, name), getattr(config.stack, name)
+        if here != there:
             raise UsageError(
-                f"{dataset.path}: its stacks have {item.name} {kept[item.name]}, not {wanted[item.name]}: leave "
-                f"stack.{item.name} out, or give the dataset of flow that they were made from."
+                f"{dataset.path}: its stacks have {name} {here}, not {there}: set stack.{name} to {here}, or give the "
+                "dataset of flow that they were made from."
             )
-    return Stacking(**kept)
+    return config.stack

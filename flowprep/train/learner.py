@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 from flowprep.config import StreamConfig
 from flowprep.errors import RefusedError
 from flowprep.stacks.batch import Batch
-from flowprep.stacks.torch_loader import TensorBatch, tensors, to_pixels
+from flowprep.stacks.torch_loader import TENSORS, TensorBatch, tensors, to_pixels
+from flowprep.train.checkpoint import Task
 from flowprep.train.device import autocast, memory_format
 from flowprep.train.nets import build
 from flowprep.train.processes import Processes
@@ -33,12 +34,9 @@ class Part(NamedTuple):
     batch: TensorBatch  # n samples
     targets: torch.Tensor  # (heads, n) int64: number of the class, OTHER for all heads but one
 
-    def portion(self, number: int, of: int) -> Part:
-        """The samples of one of several portions, as equal as can be."""
-        start, stop = (len(self.batch.labels) * n // of for n in (number, number + 1))
-        names = ("levels", "scale", "zero", "mean")
-        cut = {name: getattr(self.batch, name)[start:stop] for name in names}
-        return Part(replace(self.batch, **cut), self.targets[:, start:stop])
+    def portion(self, first: int, every: int) -> Part:
+        """Sample ``first`` and each that follows ``every`` samples later."""
+        return Part(_each(self.batch, lambda tensor: tensor[first::every]), self.targets[:, first::every])
 
 
 class Learner:
@@ -53,13 +51,16 @@ class Learner:
         self._samples = [0] * len(lessons.tasks)  # of each task in a batch, over all processes
         for source in lessons.sources:
             self._samples[source.task] += source.samples
-        own = -(-sum(self._samples) // processes.size)
-        self._portions = -(-own // solver.micro_batch) if solver.micro_batch else 1
+        rank, size = processes.share
+        self._own = sum(  # samples of a batch that are this process's
+            source.samples * (rank + 1) // size - source.samples * rank // size for source in lessons.sources
+        )
+        self._portions = -(-self._own // solver.micro_batch) if solver.micro_batch else 1
         torch.manual_seed(solver.seed)
         classes = [len(task.classes) for task in lessons.tasks]
         self.network = build(config.net, lessons.channels, classes, crop=config.data.crop)
         if begin and config.net.weights:
-            self._load(Path(config.net.weights))
+            self._load(Path(config.net.weights), lessons.tasks)
         if solver.regime == "last-layer":
             self.network.last_layer_only()
         self.network.to(processes.device, memory_format=memory_format(processes.device)).train()  # type: ignore[call-overload]
@@ -81,9 +82,8 @@ class Learner:
         targets[source.task] = source.labels[shipped.labels]
         if device.type == "cuda":
             shipped, targets = shipped.pin_memory(), targets.pin_memory()
-        names = ("levels", "scale", "zero", "mean")
-        there = {name: getattr(shipped, name).to(device, non_blocking=True) for name in names}
-        return Part(replace(shipped, **there), targets.to(device, non_blocking=True))
+        there = _each(shipped, lambda tensor: tensor.to(device, non_blocking=True))
+        return Part(there, targets.to(device, non_blocking=True))
 
     def step(self, iteration: int, learning_rate: float, parts: Sequence[Part]) -> torch.Tensor:
         """Learn from a batch. Returns the tasks' mean losses and the accuracy, (tasks + 1,): its part of both."""
@@ -117,11 +117,9 @@ class Learner:
         measured = torch.zeros(heads + 1, device=device)
         try:
             for number in range(self._portions):
-                portions = [part.portion(number, self._portions) for part in parts]
-                x = torch.cat([to_pixels(part.batch, device) for part in portions])  # (b, C, crop, crop) float32
+                portions = _portions(parts, number, self._portions)
+                x = _joined([to_pixels(part.batch, device) for part in portions])  # (b, C, crop, crop) float32
                 targets = torch.cat([part.targets for part in portions], dim=1)  # (heads, b)
-                if not len(x):
-                    continue
                 x = x.contiguous(memory_format=memory_format(device))
                 apart = number < self._portions - 1
                 with self._processes.apart(self._parallel) if apart else nullcontext():
@@ -139,8 +137,7 @@ class Learner:
 
     def _take_smaller_portions(self) -> None:
         """Here, where the error is over and the memory of the failed try is free again."""
-        own = -(-sum(self._samples) // self._processes.size)
-        smaller = own // (2 * self._portions)
+        smaller = self._own // (2 * self._portions)
         if self._processes.size > 1 or not smaller:
             advice = f"solver.micro_batch {smaller}" if smaller else "a narrower network"
             raise RefusedError(f"{self._processes.device}: its memory is too small; try {advice}.")
@@ -148,14 +145,34 @@ class Learner:
         torch.cuda.empty_cache()
         self._say(f"The GPU's memory is too small for that: going on with {plural(smaller, 'sample')} at once.")
 
-    def _load(self, path: Path) -> None:
-        loaded = load_weights(self.network, path)
+    def _load(self, path: Path, tasks: Sequence[Task]) -> None:
+        loaded = load_weights(self.network, path, self._config, [task.classes for task in tasks])
         text = f"{path}: {plural(len(loaded.kept), 'tensor')} taken"
         if loaded.averaged:
             text += ", the first layer averaged over its colours"
         if loaded.skipped:
             text += f", {', '.join(loaded.skipped)} left out"
         self._say(text + ".")
+
+
+def _each(batch: TensorBatch, change: Callable[[torch.Tensor], torch.Tensor]) -> TensorBatch:
+    """``batch`` with all its tensors changed alike."""
+    changed: dict[str, Any] = {name: change(getattr(batch, name)) for name in TENSORS}
+    return replace(batch, **changed)
+
+
+def _portions(parts: Sequence[Part], number: int, of: int) -> list[Part]:
+    """Of all samples, one part after the other, every ``of``-th: as many in each portion, of all parts."""
+    portions, before = [], 0
+    for part in parts:
+        portions.append(part.portion((number - before) % of, of))
+        before += len(part.batch.labels)
+    return portions
+
+
+def _joined(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Along the first axis. They are large: a single one is not copied."""
+    return inputs[0] if len(inputs) == 1 else torch.cat([*inputs])
 
 
 def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

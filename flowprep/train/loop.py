@@ -13,9 +13,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from flowprep.config import StreamConfig
 from flowprep.errors import UnfinishedError
 from flowprep.run.signals import Stop, stop_on_signals
+from flowprep.stacks.sources import MUST_AGREE
 from flowprep.train.checkpoint import NAME, Checkpoint, save
 from flowprep.train.learner import Learner, Part
 from flowprep.train.processes import Processes, joined
@@ -77,6 +80,11 @@ def _train(
         for source, state in zip(lessons.sources, before.training["sources"], strict=True):
             source.go_on(state)
         say(f"{folder}: going on after iteration {done:,}.")
+    before = None  # what it held is in place: its memory is free
+    if stacks := lessons.settings.get("stack"):
+        ways = ", ".join(f"{name} {stacks[name]}" for name in MUST_AGREE)
+        means = "subtracted" if config.stack.mean_subtract else "kept"
+        say(f"{config.dataset}: stacks as they are stored ({ways}), their means {means}.")
     if processes.leads:
         write_config(folder, config)
 
@@ -94,27 +102,27 @@ def _train(
             if at_end or iteration % solver.log_every == 0:
                 line = meter.line(learning_rate)
                 if config.data.on_damage == "skip":
-                    line["damaged"] = sum(lessons.damaged.values())
+                    line["damaged"] = int(processes.sum(torch.tensor(lessons.damaged.total(), device=processes.device)))
                 if log:
                     log.write(iteration, line)
                 if not quiet:
                     say(shown(iteration, schedule.iterations, solver.batch, line))
             if lessons.validation and (at_end or _due(iteration, solver.validate_every)):
-                validation = validate(
-                    learner.network,
-                    lessons.validation,
-                    crop=config.data.crop,
-                    precision=solver.precision,
-                    processes=processes,
-                    workers=workers,
-                )
+                with meter.paused():
+                    validation = validate(
+                        learner.network,
+                        lessons.validation,
+                        crop=config.data.crop,
+                        precision=solver.precision,
+                        processes=processes,
+                        workers=workers,
+                    )
                 if log:
                     log.write(
                         iteration, {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
                     )
                 if not quiet:
                     say(f"{iteration:,}: validation loss {validation.loss:.4f}, accuracy {validation.accuracy:.1%}")
-                meter.restart()
             stopped = processes.any(stop.asked)
             if at_end or stopped or _due(iteration, solver.checkpoint_every):
                 meter.check()

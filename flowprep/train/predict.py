@@ -24,7 +24,7 @@ from flowprep.store.layout import ArrayName
 from flowprep.store.reader import Dataset
 from flowprep.train import checkpoint as checkpoints
 from flowprep.train.checkpoint import Checkpoint
-from flowprep.train.evaluate import CROPS, Scorer
+from flowprep.train.evaluate import CROPS, Scorer, warn_unfinished
 from flowprep.train.fusion import fuse
 from flowprep.train.inputs import test_loader
 from flowprep.train.remake import Stream, recipes, remake
@@ -89,6 +89,8 @@ class Predictor:
         self.paths = [path / checkpoints.NAME if path.is_dir() else path for path in paths]
         self.checkpoints = [checkpoints.load(path) for path in self.paths]
         self.names = _names([checkpoint.config.stream for checkpoint in self.checkpoints])
+        for path, checkpoint in zip(self.paths, self.checkpoints, strict=True):
+            warn_unfinished(path, checkpoint, say)
         self._say = say
         self._quiet = quiet
         streams = [

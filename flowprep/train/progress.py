@@ -63,24 +63,26 @@ class Meter:
         """One line of the log, without its number; the next one begins here."""
         self.check()
         now = time.perf_counter()
-        passed = now - self._since
+        passed, self._since = now - self._since, now
         *losses, accuracy = (sum(column) / len(self._known) for column in zip(*self._known, strict=True))
         line = {
             "loss": sum(losses),
             "accuracy": accuracy,
             "learning_rate": learning_rate,
             "samples_per_second": self._batch * len(self._known) / passed,
-            "data_wait": min(1.0, self._wait.seconds() / passed),
+            "data_wait": min(1.0, self._wait.taken() / passed),
             "losses": dict(zip(self._tasks, losses, strict=True)),
         }
         self._known.clear()
-        self.restart()
         return line
 
-    def restart(self) -> None:
-        """What took the time up to now, as a validation, was not training."""
-        self._wait.seconds()
-        self._since = time.perf_counter()
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What takes the time here, as a validation, is not training. Raises as :meth:`check`."""
+        self.check()  # the device is done with what was training
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
 
 
 class DataWait:
@@ -101,8 +103,8 @@ class DataWait:
         else:
             self._seconds += time.perf_counter() - began
 
-    def seconds(self) -> float:
-        """Since this was asked before."""
+    def taken(self) -> float:
+        """The seconds since they were taken before."""
         for _, end in self._events[-1:]:
             end.synchronize()
         seconds: float = self._seconds + sum(began.elapsed_time(end) for began, end in self._events) / 1000

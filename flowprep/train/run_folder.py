@@ -19,7 +19,8 @@ from flowprep.train.checkpoint import NAME, Checkpoint, load
 from flowprep.train.tasks import Lessons
 
 CONFIG, LOCK = "config.yaml", ".lock"
-# Keys that may change when a run is continued: they do not shape its numbers, or their content is compared instead.
+# Keys that may change when a run is continued: they do not shape its numbers, or their content is compared instead. Of
+# solver.micro_batch that holds but for dropout and batch normalisation; the memory of the device may ask for it.
 FREE = {
     "dataset",
     "output",

@@ -30,4 +30,4 @@ def schedule_of(solver: SolverConfig) -> Schedule:
     """The paper's schedule for the regime, shrunk or stretched to the iterations that are asked for."""
     whole, drops = SCHEDULES[solver.regime]
     iterations = solver.iterations or whole
-    return Schedule(iterations, tuple(drop * iterations // whole for drop in drops), solver.learning_rate)
+    return Schedule(iterations, tuple(max(1, drop * iterations // whole) for drop in drops), solver.learning_rate)

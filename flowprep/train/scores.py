@@ -23,6 +23,7 @@ from flowprep.errors import RefusedError
 from flowprep.store.replacing import replacing
 from flowprep.wording import plural, some
 
+TRAIN, TEST = "train", "test"  # parts of a split
 UNKNOWN = -1  # label of a video whose class nobody has given
 ARRAYS = {"scores": np.dtype(np.float32), "labels": np.dtype(np.int64)}
 LISTS = ("ids", "classes")

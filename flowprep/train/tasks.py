@@ -7,8 +7,9 @@ the first in its one head.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,12 @@ class Lessons:
     sources: list[Source]
     channels: int  # of the inputs
     settings: dict[str, Any]  # of the first dataset
-    validation: StackLoader | None  # a part of the first dataset that is not trained on, if it has one
+    validation: StackLoader | None  # the middle inputs of a part of the first dataset that is not trained on, if any
 
     @property
-    def damaged(self) -> dict[str, int]:
-        """Videos whose samples were damaged -> how often another was taken."""
-        return {id: count for source in self.sources for id, count in source.loader.damaged.items()}
+    def damaged(self) -> Counter[str]:
+        """Videos whose samples were damaged -> how often another was taken, by this process."""
+        return sum((Counter(source.loader.damaged) for source in self.sources), Counter())
 
 
 def open_lessons(config: StreamConfig, batches: int, *, share: tuple[int, int], workers: int) -> Lessons:
@@ -170,5 +171,14 @@ def _names(datasets: Sequence[Dataset]) -> Iterator[str]:
 def _validation(config: StreamConfig, dataset: Dataset) -> StackLoader | None:
     parts = {row.splits[config.data.split - 1] for row in dataset.videos if row.label and not config.data.whole}
     part = next((part for part in TESTS if part in parts), None)
-    unlabelled = _labels(dataset) & {""}
-    return test_loader(config, dataset, part=part, split=None, without=unlabelled) if part else None
+    if not part:
+        return None
+    loader = test_loader(config, dataset, part=part, split=None, without=_labels(dataset) & {""})
+    loader.sampler.clips = tuple(replace(clip, frames=_middle(clip.frames)) for clip in loader.sampler.clips)
+    return loader
+
+
+def _middle(frames: range) -> range:
+    """That of ``frames`` alone."""
+    number = (len(frames) - 1) // 2
+    return frames[number : number + 1]

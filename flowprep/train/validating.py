@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from flowprep.errors import RefusedError
 from flowprep.stacks import StackLoader
-from flowprep.stacks.torch_loader import TENSORS, TensorBatch, tensors, to_pixels
+from flowprep.stacks.torch_loader import TensorBatch, tensors, to_pixels
 from flowprep.train.device import autocast
 from flowprep.train.nets import Network
 from flowprep.train.processes import Processes
@@ -31,7 +31,7 @@ class Validation:
 def validate(
     network: Network, loader: StackLoader, *, crop: int, precision: str, processes: Processes, workers: int
 ) -> Validation:
-    """Loss and accuracy of the first head on the centre of the middle input of each video of ``loader``.
+    """Loss and accuracy of the first head on the centre of the first input of each video of ``loader``.
 
     Each process looks at some of them. Raises RefusedError for damage, unless the loader skips it.
     """
@@ -41,7 +41,7 @@ def validate(
     network.eval()
     with ThreadPoolExecutor(workers, "flowprep-validation") as pool, torch.inference_mode():
         for start in range(0, len(mine), AT_ONCE):
-            found = pool.map(lambda clip: _middle(loader, clip, crop), mine[start : start + AT_ONCE])
+            found = pool.map(lambda clip: _centre(loader, clip, crop), mine[start : start + AT_ONCE])
             inputs = [batch for batch in found if batch is not None]
             counts[3] += len(mine[start : start + AT_ONCE]) - len(inputs)
             if inputs:
@@ -63,15 +63,14 @@ def _measured(network: Network, inputs: list[TensorBatch], precision: str, devic
     return torch.tensor([loss.item(), right.item(), len(labels)], dtype=torch.float64)
 
 
-def _middle(loader: StackLoader, clip: int, crop: int) -> TensorBatch | None:
-    """The centre of the middle input of a video, of three; None where it is damaged and skipped."""
+def _centre(loader: StackLoader, clip: int, crop: int) -> TensorBatch | None:
+    """The centre of the first input of a video; None where it is damaged and skipped."""
     try:
-        batch = tensors(loader.test_batch(clip, 3))
+        batch = tensors(loader.test_batch(clip, 1))
     except RefusedError:
         if loader.on_damage == "raise":
             raise
         return None
     height, width = batch.levels.shape[2:]
     top, left = (height - crop) // 2, (width - crop) // 2
-    one = replace(batch, **{name: getattr(batch, name)[1:2] for name in TENSORS})
-    return replace(one, levels=one.levels[:, :, top : top + crop, left : left + crop])
+    return replace(batch, levels=batch.levels[:, :, top : top + crop, left : left + crop])

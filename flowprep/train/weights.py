@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flowprep.errors import RefusedError, UsageError
-from flowprep.train.nets.network import RGB, Network
+from flowprep.config import StreamConfig
+from flowprep.errors import RefusedError
+from flowprep.train.checkpoint import Checkpoint, is_checkpoint, parsed
+from flowprep.train.nets import Network, normalisation
+from flowprep.train.nets.network import RGB
+from flowprep.train.torch_file import check_file, read_torch
 
 WHOLES = ("state_dict", "model")  # keys that a checkpoint may have its weights under
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -26,21 +30,29 @@ class LoadedWeights:
     averaged: bool  # whether an RGB network's first layer became one of flow
 
 
-def load_weights(network: Network, path: Path) -> LoadedWeights:
+def load_weights(
+    network: Network, path: Path, config: StreamConfig | None = None, classes: Sequence[Sequence[str]] = ()
+) -> LoadedWeights:
     """Give ``network`` the weights in a file; what the file lacks of heads stays as it is.
 
     path: a .safetensors file, or one of torch.save: names and tensors, also under "state_dict" or "model" as in
         checkpoints. The names are flowprep's own, or those of torchvision; of CNN-M-2048, those of Caffe.
+    config, classes: how ``network`` is to be trained, and what each of its heads tells apart: a checkpoint of flowprep
+        says the same of its own. Its heads of other classes are left out.
 
     Filters of a first layer that reads RGB are averaged over its channels, and the average is copied to each of the
     channels of flow, not scaled, as in two-stream fusion and TSN (Feichtenhofer et al. 2016, Wang et al. 2016).
 
-    Raises UsageError where the file cannot be opened, RefusedError where it is damaged, holds anything but weights, or
-    weights of another network; the network is then as it was.
+    Raises UsageError where the file cannot be opened, RefusedError where it is damaged, holds anything but weights,
+    weights of another network, or a checkpoint whose inputs were in another range; the network is then as it was.
     """
+    tree = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    before = parsed(path, tree) if is_checkpoint(tree) else None
     own = network.state_dict()
-    found = {_own_name(name, network): tensor for name, tensor in _tensors(path).items()}
+    found = {_own_name(name, network): tensor for name, tensor in _tensors(path, tree).items()}
     skipped = [name for name in found if _is_head(name) and (name not in own or found[name].shape != own[name].shape)]
+    if before:
+        skipped += [name for name in found if name not in skipped and _tells_others_apart(name, before, classes)]
     found = {name: tensor for name, tensor in found.items() if name not in skipped}
     _check_names(path, found, own)
     _check_kinds(path, found, own)
@@ -49,58 +61,25 @@ def load_weights(network: Network, path: Path) -> LoadedWeights:
     if averaged:
         found[first] = found[first].float().mean(1, keepdim=True).expand_as(own[first])
     _check_shapes(path, found, own)
+    if before and config:
+        _check_range(path, before.config, config)
     network.load_state_dict(found, strict=False)
     return LoadedWeights(list(found), skipped, averaged)
-
-
-def read_torch(path: Path) -> Any:
-    """What a file of torch.save holds: tensors, on the CPU, and plain values. Nothing in it is run.
-
-    Raises UsageError where it cannot be opened, RefusedError where it is damaged or holds anything else.
-    """
-    _check_file(path)
-    try:
-        if zipfile.is_zipfile(path):
-            _check_sizes(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except RefusedError:
-        raise
-    except Exception as error:  # the formats that torch reads have errors of many kinds
-        raise RefusedError(
-            f"{path}: no file of weights; it is damaged, or holds objects whose reading would run code. "
-            "Of a network saved whole, save the state_dict() instead."
-        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    _check_file(path)
+    check_file(path)
     try:
         return load_file(path)
     except (SafetensorError, ValueError) as error:
         raise RefusedError(f"{path}: a damaged file of safetensors ({error}).") from error
 
 
-def _check_file(path: Path) -> None:
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
-
-
-def _check_sizes(path: Path) -> None:
-    """torch.save never compresses: where something is, a small file could fill the memory."""
-    with zipfile.ZipFile(path) as file:
-        if any(item.compress_type != zipfile.ZIP_STORED for item in file.infolist()):
-            raise RefusedError(f"{path}: compressed within; save it with torch.save as it is.")
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors in a file, by their names there without prefixes."""
-    tree = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+def _tensors(path: Path, tree: Any) -> dict[str, torch.Tensor]:
+    """The tensors in what a file holds, by their names there without prefixes."""
     for key in WHOLES:
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
             tree = tree[key]
@@ -108,7 +87,8 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
         raise RefusedError(f"{path}: no names with tensors, neither at the top nor under {' or '.join(WHOLES)}.")
     while prefix := next((text for text in PREFIXES if all(name.startswith(text) for name in tree)), ""):
         tree = {name.removeprefix(prefix): tensor for name, tensor in tree.items()}
-    return tree
+    tensors: dict[str, torch.Tensor] = tree
+    return tensors
 
 
 def _is_weight(name: Any, value: Any) -> bool:
@@ -127,6 +107,23 @@ def _own_name(name: str, network: Network) -> str:
 
 def _is_head(name: str) -> bool:
     return name.startswith("heads.")
+
+
+def _tells_others_apart(name: str, before: Checkpoint, classes: Sequence[Sequence[str]]) -> bool:
+    """Whether the tensor is of a head that had other classes before, however many."""
+    both = enumerate(zip(before.tasks, classes, strict=False))
+    return name.startswith(tuple(f"heads.{number}." for number, (task, now) in both if task.classes != tuple(now)))
+
+
+def _check_range(path: Path, then: StreamConfig, now: StreamConfig) -> None:
+    """Raises RefusedError unless the inputs of a network are brought to the range that its weights expect."""
+    colour = now.stream == "spatial"
+    ranges = [normalisation(config.net.name, colour, config.net.init) for config in (then, now)]
+    if ranges[0] != ranges[1]:
+        raise RefusedError(
+            f"{path}: trained with net.init {then.net.init}, which sets the range of the inputs, too: give net.init "
+            f"{then.net.init}, not {now.net.init}."
+        )
 
 
 def _check_names(path: Path, found: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:

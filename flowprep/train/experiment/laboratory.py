@@ -27,9 +27,8 @@ from flowprep.train.loop import train
 from flowprep.train.paper import NAMES
 from flowprep.train.run_folder import changed_keys
 from flowprep.train.schedule import schedule_of
-from flowprep.train.scores import Scores
+from flowprep.train.scores import TEST, TRAIN, Scores
 
-TEST, TRAIN = "test", "train"  # parts of a split
 TRAINED = "trained"  # state of a run
 
 
@@ -61,6 +60,7 @@ class Laboratory:
         self.experiment = experiment
         self.say = say
         self._training, self._over, self._where = training, over, where
+        self._configs: dict[Run, StreamConfig] = {}
         self._datasets: dict[str, Dataset] = {}
         self._fingerprints: dict[str, str] = {}
         self._trained: set[Run] = set()
@@ -71,21 +71,9 @@ class Laboratory:
 
     def config(self, run: Run) -> StreamConfig:
         """All that is configured of ``run``."""
-        shared = {key: value for key, value in self._over.items() if key not in STREAMS}
-        free = merged(shared, self._over.get(run.stream) or {})
-        other = [self.path(OTHER[run.dataset])]
-        keys = {
-            "dataset": self._path_of(run),
-            "data": {
-                "also": other if run.joined == "also" else [],
-                "added": other if run.joined == "added" else [],
-                "leave_out": self.experiment.leave_out if run.joined == "added" else [],
-            },
-        }
-        if run.start or run.regime not in PRE_TRAINED:  # others begin with the weights of the pipeline file
-            keys["net"] = {"weights": str(self.checkpoint(run.start)) if run.start else ""}
-        config = stream_config(self._training, run.stream, self._where, merged(free, merged(run.keys(), keys)))
-        return dataclasses.replace(config, output=str(self.folder(run)))
+        if run not in self._configs:
+            self._configs[run] = self._config(run)
+        return self._configs[run]
 
     def path(self, dataset: str) -> str:
         """Of the dataset that stands for one of the paper's; "" where none does."""
@@ -164,6 +152,23 @@ class Laboratory:
         if outcome.stopped:
             raise UnfinishedError("stopped after a run had ended; the same command goes on with the next.")
         self._trained.add(run)
+
+    def _config(self, run: Run) -> StreamConfig:
+        shared = {key: value for key, value in self._over.items() if key not in STREAMS}
+        free = merged(shared, self._over.get(run.stream) or {})
+        other = [self.path(OTHER[run.dataset])]
+        keys = {
+            "dataset": self._path_of(run),
+            "data": {
+                "also": other if run.joined == "also" else [],
+                "added": other if run.joined == "added" else [],
+                "leave_out": self.experiment.leave_out if run.joined == "added" else [],
+            },
+        }
+        if run.start or run.regime not in PRE_TRAINED:  # others begin with the weights of the pipeline file
+            keys["net"] = {"weights": str(self.checkpoint(run.start)) if run.start else ""}
+        config = stream_config(self._training, run.stream, self._where, merged(free, merged(run.keys(), keys)))
+        return dataclasses.replace(config, output=str(self.folder(run)))
 
     def _state(self, run: Run) -> str:
         path = self.checkpoint(run)

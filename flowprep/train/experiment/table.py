@@ -8,12 +8,12 @@ from pathlib import Path
 
 from flowprep.config import StreamConfig
 from flowprep.errors import FlowprepError, RefusedError, UsageError
-from flowprep.train.experiment.laboratory import TEST, TRAINED, Laboratory
+from flowprep.train.experiment.laboratory import TRAINED, Laboratory
 from flowprep.train.experiment.needs import FIXED
 from flowprep.train.experiment.recipes import OTHER, Recipe, Run, recipe
 from flowprep.train.paper import CLASSES, NAMES, RESULTS, TEST_VIDEOS, Result
 from flowprep.train.run_folder import FREE
-from flowprep.train.scores import Scores
+from flowprep.train.scores import TEST, Scores
 from flowprep.wording import plural
 
 # Keys that may be otherwise than in the paper without a word: they hardly change what comes out.

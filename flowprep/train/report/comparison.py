@@ -9,8 +9,7 @@ import numpy as np
 
 from flowprep.train.paper import CAPTIONS, CLASSES, NAMES, RESULTS, TEST_VIDEOS, Result
 from flowprep.train.report.tables import Row
-
-TEST = "test"
+from flowprep.train.scores import TEST
 
 
 def comparison(rows: Sequence[Row], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

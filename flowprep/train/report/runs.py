@@ -5,8 +5,7 @@ Nothing here is needed for a report. What is missing or damaged is left out, wit
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from flowprep.train.report.comparison import setting_of
 from flowprep.train.report.pictures import RGB
 from flowprep.train.report.tables import Row
 
-LOG = "log.jsonl"
 LARGEST = 1e300  # of the numbers in a log: there is room to calculate; nan and infinity are not below it
 POINTS = 400  # of a curve: more cannot be told apart on a page
 CURVES = {  # what is drawn -> the keys in the log, by the name of the line
@@ -97,33 +95,21 @@ def _read_checkpoint(run: Run) -> None:
 
 def _read_log(run: Run) -> None:
     checkpoint = Path(run.checkpoint)
-    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / LOG
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            lines, damaged = _entries(file)
-    except (OSError, ValueError) as error:
-        run.notes.append(f"There are no learning curves: {path} cannot be read ({error}).")
+        from flowprep.train.progress import LOG, read_log
+
+        path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / LOG
+        with path.open("rb") as file:
+            written = sum(1 for line in file if line.strip())
+        entries = [entry for entry in read_log(path) if 0 <= entry["iteration"] < LARGEST]
+    except (FlowprepError, ImportError, OSError, RecursionError, ValueError) as error:
+        run.notes.append(f"There are no learning curves: the log of {checkpoint} cannot be read ({error}).")
         return
-    if damaged:
+    if damaged := written - len(entries):
         run.notes.append(f"{path}: {damaged:,} of its lines are no entries of a log; they are left out of the curves.")
-    run.curves = curves_of(lines)
+    run.curves = curves_of(entries)
     if not run.curves:
         run.notes.append(f"There are no learning curves: {path} has no entries.")
-
-
-def _entries(lines: Iterable[str]) -> tuple[list[dict[str, Any]], int]:
-    """The entries of a log, and how many lines are none."""
-    entries, damaged = [], 0
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            entry = None
-        if isinstance(entry, dict) and _is_number(entry.get("iteration")) and entry["iteration"] >= 0:
-            entries.append(entry)
-        else:
-            damaged += 1
-    return entries, damaged
 
 
 def curves_of(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
