@@ -13,6 +13,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def printable(text: str) -> str:
+    """``text`` for a terminal: "?" for what would steer it, or cannot be encoded."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def some(names: Sequence[str]) -> str:
     """The first of ``names``, and how many more there are."""
     shown = ", ".join(names[:LISTED])

@@ -44,7 +44,7 @@ from flowprep.flow import brox, tvl1
 from flowprep.flow.opencv import DIS_PRESETS
 from flowprep.quantise import quantise
 from flowprep.store.zarr_codec import encoding
-from flowprep.train.progress import read_log
+from flowprep.train.log import read_log
 from flowprep.train.run_folder import FREE
 from flowprep.train.scores import Scores
 from flowprep.types import LedgerRow

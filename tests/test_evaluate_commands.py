@@ -80,7 +80,31 @@ def test_an_interrupted_evaluation_says_that_nothing_is_saved(tmp_path: Path, mo
     assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"]
 
 
-@pytest.mark.parametrize("name", ["", "a/b"])
+def test_sigterm_says_what_ctrl_c_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluating.Scorer, "scores", lambda *_: (_ for _ in ()).throw(SystemExit(75)))
+    with pytest.raises(UnfinishedError, match="nothing of .* is saved"):
+        evaluate(trained(tmp_path), flow_folder(), *QUICK)
+
+
+def test_quiet_is_without_progress_not_without_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluating, "SAY_SECONDS", -1.0)
+    run = trained(tmp_path, training={"optimizer": {}, "sources": []})
+    said = [evaluate(run, flow_folder(), *QUICK, *quiet) for quiet in ((), ("-q",))]
+    assert ["of 5 videos" in text for text in said] == [True, False]
+    assert all("its training is not finished" in text for text in said)
+
+
+@pytest.mark.parametrize("output", ["file", "file/below", "n" * 300])
+def test_where_scores_cannot_be_written_is_known_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.delattr(evaluating.Scorer, "scores")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="-o .*(no folder|can have that name)"):
+        evaluate(trained(tmp_path), flow_folder(), *QUICK, "-o", tmp_path / output)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a\x1b[2J", "\udcff"])
 def test_names_that_no_file_can_have_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="--name"):
         evaluate(tmp_path, flow_folder(), "--name", name)
@@ -131,9 +155,27 @@ def test_several_splits_are_fused_each_and_averaged(files: dict[str, Path]) -> N
     assert said[-3].startswith("spatial, mean over 2 splits: accuracy")
 
 
+def test_weights_are_of_the_streams_whatever_their_order(files: dict[str, Path]) -> None:
+    tests = [Path(f"{name}-test.npz") for name in ("spatial-split1", "temporal-split1", "temporal-split2")]
+    fuse(*tests, files["spatial-split2-test"], "--method", "weighted", "--weights", "3,1", "-o", "out.npz")
+    for split in (1, 2):
+        streams = [Scores.load(files[f"{stream}-split{split}-test"]) for stream in ("spatial", "temporal")]
+        expected = fusion.fuse(streams, "weighted", (3, 1))
+        assert Scores.load(Path(f"out-split{split}.npz")).scores.tobytes() == expected.scores.tobytes()
+    with pytest.raises(UsageError, match="the splits have different streams"):
+        fuse(*tests, "--method", "weighted", "--weights", "3,1")
+
+
+@pytest.mark.usefixtures("files")
+def test_names_do_not_steer_the_terminal() -> None:
+    replace(Scores.load(Path(TESTS[1])), name="a\x1b[2J\udcffb").save(Path(TESTS[1]))
+    assert "a?[2J?b, split 1, test" in fuse(*TESTS)
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
+        ((*TESTS, "-o", "."), "not a file"),
         ((*TESTS, "--weights", "1;2"), "numbers with commas"),
         ((*TESTS, TESTS[0]), "another file has spatial scores of split 1"),
         ((*TESTS, "--method", "svm", *LESSONS, "--train", "spatial-split2-train.npz"), "scores of split 2, of which"),

@@ -127,11 +127,22 @@ def test_where_datasets_are_gone(tmp_path: Path) -> None:
 
 def test_a_training_that_is_not_finished_is_told(tmp_path: Path) -> None:
     said: list[str] = []
-    run = trained(tmp_path, training={})
+    run = trained(tmp_path, training={"optimizer": {}, "sources": []})
     scores_of(run, say=said.append)
     assert said[0] == f"{run / checkpoints.NAME}: its training is not finished, 7 of 80,000 iterations are done."
     scores_of(trained(tmp_path), say=said.append)
     assert len(said) == 1
+
+
+def test_settings_of_a_wrong_shape_are_no_bug(tmp_path: Path) -> None:
+    run, said = trained(tmp_path), []
+    saved = checkpoints.load(run)
+    saved.settings["flow"] = "tvl1"
+    checkpoints.save(run / checkpoints.NAME, saved)
+    scores_of(run, say=said.append)
+    assert "the stream was trained on unknown flow" in said[0]
+    with pytest.raises(UsageError, match="frames 3000000: give 1 to 1000"):
+        scores_of(run, frames=3_000_000)
 
 
 def test_flow_of_another_method_is_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from flowprep.config import ExperimentConfig, FlowConfig, read_experiment
 from flowprep.errors import UsageError
-from flowprep.train.experiment import Laboratory, kept, lines_of, made, text_of
+from flowprep.train.experiment import Laboratory, kept, laboratory, lines_of, made, text_of
 from flowprep.train.paper import CAPTIONS, CLASSES, TEST_VIDEOS
 from tests.experiment_data import dataset, made_by, pipeline, run
 from tests.in_process import SETTINGS, stack
@@ -52,6 +52,30 @@ def test_what_goes_wrong_ends_one_row_only(tmp_path: Path) -> None:
     assert output.count("not run") == 1
     assert "4: " in output.partition("Not run:")[2]
     assert "fields are too few for a stack" in output
+
+
+def test_test_videos_that_cannot_be_used_are_known_before_the_training(tmp_path: Path, monkeypatch: Any) -> None:
+    def sampler(*_: Any, **__: Any) -> Any:
+        return SimpleNamespace(sampler=SimpleNamespace(excluded={"a.avi": "its status is undecodable"}))
+
+    monkeypatch.setattr(laboratory, "test_loader", sampler)
+    output = run(pipeline(tmp_path), "1b", "--rows", "1", code=65).output
+    assert "a.avi (its status is undecodable). Leave them out with --set data.on_damage=skip" in output
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("temporal=5", "--set temporal=5: a section"),
+        ("net.typo=1", "typo"),
+        ("net.name=resnet19", "resnet19"),
+        ("experiment.frames=3", "experiment"),
+    ],
+)
+def test_mistakes_are_told_at_once(tmp_path: Path, setting: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        run(pipeline(tmp_path), "1a", "--set", setting)
 
 
 def test_nothing_at_all_is_an_error(tmp_path: Path) -> None:

@@ -258,6 +258,13 @@ def test_scores_that_do_not_go_together_are_refused() -> None:
     refused(spatial, replace(temporal, labels=(temporal.labels + 2) % 5 - 1), match="different labels for v00")
 
 
+@pytest.mark.parametrize("method", ["average", "weighted", "max"])
+def test_scores_that_are_no_probabilities_are_not_averaged(method: str) -> None:
+    spatial, temporal = pair(1)
+    decided = replace(temporal, scores=temporal.scores * 7 - 1, name="fused, svm", checkpoint="")
+    refused(spatial, decided, match="fused, svm: the scores of a video do not sum to 1", method=method)
+
+
 def test_training_scores_that_do_not_fit_are_refused() -> None:
     streams, training = parity(1, 20, "test", "test"), parity(2, 20, "train", "train")
     refused(*streams, match="--train", error=UsageError, method="svm")

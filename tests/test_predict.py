@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
-import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,10 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 from flowprep import flow, shard
-from flowprep.cli import flowprep as group
 from flowprep.config import (
     FlowConfig,
     NetConfig,
@@ -30,7 +25,7 @@ from flowprep.config import (
     StreamConfig,
     TrainDataConfig,
 )
-from flowprep.errors import ExitCode, RefusedError, UsageError, Verdict, VideoError
+from flowprep.errors import RefusedError, UsageError, Verdict, VideoError
 from flowprep.run import product
 from flowprep.store import blobs
 from flowprep.store.reader import Dataset
@@ -43,7 +38,6 @@ from flowprep.train.predict import Predictor
 from flowprep.train.remake import Stream, recipes
 from flowprep.train.scores import Scores
 from tests import in_process
-from tests.command import flowprep
 from tests.in_process import CLIP, FINE, SETTINGS, InProcess
 from tests.loader_data import CROP, SHORT, flow_dataset, flow_folder
 from tests.one_thread import one_thread  # noqa: F401 - for all tests here
@@ -327,65 +321,8 @@ def test_what_does_not_go_together_is_refused_before_a_video_is_decoded(tmp_path
 def test_kept_datasets_are_not_mixed(tmp_path: Path) -> None:
     predictor = Predictor([trained(tmp_path / "run", "spatial")], **FEW)
     predictor.predict(path_of(CLIP), tmp_path / "kept")
+    predictor.predict(path_of(f"more/{CLIP}"), tmp_path / "kept")
+    name = Path(CLIP).name
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [name, f"{name}-2"]
     with pytest.raises(RefusedError, match="is there already"):
-        predictor.predict(path_of(f"more/{CLIP}"), tmp_path / "kept")
-
-
-# --- the command ---
-
-
-def in_this_process(*arguments: str | Path, **_: Any) -> subprocess.CompletedProcess[str]:
-    """As :func:`tests.command.flowprep`, without a process of its own."""
-    done = CliRunner().invoke(group, list(map(str, arguments)), catch_exceptions=False)
-    return subprocess.CompletedProcess([], done.exit_code, done.stdout, done.stderr)
-
-
-@pytest.mark.parametrize("command", [in_this_process, pytest.param(flowprep, marks=pytest.mark.system)])
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> None:
-    runs = [trained(tmp_path / stream, stream) for stream in ("spatial", "temporal")]
-    bad, temporary, out = tmp_path / "bad.mp4", tmp_path / "tmp", tmp_path / "out.json"
-    bad.write_bytes(b"no video at all " * 100)
-    temporary.mkdir()
-    shutil.copy(path_of(CLIP), tmp_path / "-left, 1.avi")
-    monkeypatch.chdir(tmp_path)
-    done = command(
-        *("predict", "--frames", "3", "--crops", "2", "--top", "2", "--device", "cpu", "--json", out, "-q"),
-        *("--", bad, *runs, "-left, 1.avi"),
-        cwd=tmp_path,
-        env={"TMPDIR": str(temporary)},
-    )
-    assert done.returncode == ExitCode.REFUSED, done.stderr
-    assert done.stderr == f"flowprep: {bad}: undecodable: " + done.stderr.split("undecodable: ")[1]
-    assert done.stderr.count("\n") == 1
-    failure, found = json.loads(out.read_text())["videos"]
-    assert failure["verdict"] == "undecodable" and failure["video"] == str(bad)
-    known = [evaluate(run, flow_dataset(), part="", on_damage="skip", **FEW | {"crops": 2}) for run in runs]
-    expected = fuse([scores.arranged([CLIP], CLASSES) for scores in known])
-    for entry in found["classes"]:
-        assert entry["score"] == pytest.approx(expected.scores[0, CLASSES.index(entry["class"])], abs=1e-5)
-    name, heading, *rows = done.stdout.splitlines()
-    assert name == "-left, 1.avi" and heading.split() == ["score", "spatial", "temporal", "class"]
-    assert [row.split()[-1] for row in rows] == [entry["class"] for entry in found["classes"]][:2]
-    assert rows[0].split()[:2] == ["1", f"{found['classes'][0]['score']:.4f}"]
-    assert list(temporary.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["a.avi"], "no checkpoint"),
-        (["run"], "no video"),
-        (["run", "folder", "a.avi"], "folder: a folder without checkpoint.pt"),
-        (["none.pt", "a.avi"], "none.pt"),
-    ],
-)
-def test_arguments_that_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
-) -> None:
-    from flowprep.cli.predict import command
-
-    trained(tmp_path / "run", "spatial")
-    (tmp_path / "folder").mkdir()
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=words):
-        command.main(arguments, standalone_mode=False)
+        Predictor([tmp_path / "run"], **FEW).predict(path_of(CLIP), tmp_path / "kept")

@@ -138,6 +138,7 @@ def test_the_matrix_is_drawn_up_to_400_classes(tmp_path: Path, classes: int) -> 
         ([made(), made("spatial", classes=[*CLASSES[:-1], "sleep"])], "not the same classes.*sleep, yawn"),
         ([made(), made("spatial", part="train")], "'train'.*'test'"),
         ([made(labels=[-1, -1])], "no video has a label"),
+        ([made(), made("spatial", labels=[0, 1])], "not the same videos in split 1; only one has: bend/v0006.avi, "),
     ],
 )
 def test_scores_that_make_no_report(tmp_path: Path, scores: list[Scores], message: str) -> None:

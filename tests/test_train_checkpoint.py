@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,16 @@ def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
     [
         {"flowprep_checkpoint": 2},
         {"iteration": "7"},
+        {"iteration": -7},
         {"config": {"stream": "sideways"}},
         {"config": None},
         {"tasks": [["only a name"]]},
         {"tasks": [["a", "b", "c", [1, 2]]]},
         {"model": {"w": 1}},
         {"training": []},
+        {"model": {"w": torch.ones(2, 2).to_sparse()}},
+        {"model": {"w": torch.ones(2, dtype=torch.complex64)}},
+        {"model": {"w": torch.ones(2, device="meta")}},
         {"settings": None},
     ],
     ids=str,
@@ -113,6 +118,23 @@ def test_damage_is_refused(tmp_path: Path) -> None:
         (tmp_path / "cut.pt").write_bytes(whole[:size])
         with pytest.raises(RefusedError, match=r"cut\.pt"):
             load(tmp_path / "cut.pt")
+
+
+def test_flipped_bits_are_refused(tmp_path: Path) -> None:
+    """Of the weights themselves: torch would read them."""
+    save(tmp_path / NAME, example(tmp_path))
+    whole = bytearray((tmp_path / NAME).read_bytes())
+    whole[len(whole) // 2] ^= 64
+    (tmp_path / NAME).write_bytes(whole)
+    torch.load(tmp_path / NAME, weights_only=True)
+    with pytest.raises(RefusedError, match=rf"{NAME}: damaged: archive/data/\d+ in it is not what was written"):
+        load(tmp_path)
+
+
+def test_only_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / NAME)
+    with pytest.raises(UsageError, match="not a file"):
+        load(tmp_path)
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -15,7 +16,7 @@ from flowprep.cli.training import assignments, stream_of
 from flowprep.config import Stacking, StreamConfig
 from flowprep.errors import RefusedError, UsageError
 from flowprep.train.checkpoint import load
-from flowprep.train.progress import LOG, read_log
+from flowprep.train.log import LOG, read_log
 from flowprep.train.run_folder import CONFIG
 from flowprep.types import Video
 from tests.in_process import make_dataset
@@ -122,11 +123,42 @@ def test_values_of_set_are_yaml() -> None:
         ("solver.bach=3", "unknown key train.temporal.solver.bach. Did you mean 'batch'"),
         ("solver.batch=many", "is not a whole number"),
         ("solver=3", "must be a mapping"),
+        ("data.leave_out=[2020-13-45]", "not valid YAML: month must be in"),
+        ("solver.seed=0b_", "not valid YAML"),
+        (f"data.also={'[' * 500}", "not valid YAML: maximum recursion depth"),
+        ("stream=spatial", "stream is spatial, and --stream temporal"),
+        ("data.split=2", "no video is in part 'train' of split 2; .* --set data.whole=true"),
+        ("data.crop=64", "no video can be drawn"),
     ],
 )
 def test_settings_that_are_wrong(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        command(str(dataset()), str(tmp_path), "--stream", "temporal", "--iterations", "1", "--set", text)
+        command(str(dataset()), str(tmp_path / "a/b"), "--stream", "temporal", "--iterations", "1", "--set", text)
+    assert not list(tmp_path.iterdir()), "no empty folders stay"
+
+
+def test_a_file_for_the_other_stream_is_refused(tmp_path: Path) -> None:
+    pipeline = tmp_path / "config.yaml"
+    pipeline.write_text("train: {stream: temporal}")
+    with pytest.raises(UsageError, match="config.yaml: stream is temporal, and --stream spatial"):
+        command("-c", str(pipeline), str(dataset()), str(tmp_path), "--stream", "spatial")
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UsageError, match="runs/temporal-split1: not a folder, or below a file"):
+        command(str(dataset()), str(tmp_path / "runs"), "--stream", "temporal")
+
+
+def test_work_goes_on_when_nobody_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(text: str = "", *, err: bool = False) -> None:
+        if err:
+            raise BrokenPipeError(text)
+
+    monkeypatch.setattr(click, "echo", gone)
+    settings = [text for setting in SETTINGS for text in ("--set", setting)]
+    command(str(dataset()), str(tmp_path), "--stream", "temporal", "--iterations", "1", "--device", "cpu", *settings)
+    assert load(tmp_path / "temporal-split1").iteration == 1
 
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

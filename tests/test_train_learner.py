@@ -140,6 +140,14 @@ def test_portions_of_a_batch_are_the_batch(micro_batch: int) -> None:
         torch.testing.assert_close(gradients(portions)[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("solver", [{"batch": 1}, {"batch": 9, "micro_batch": 1}, {"batch": 3, "micro_batch": 2}])
+def test_batch_normalisation_needs_two_samples_at_once(solver: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="resnet18 needs 2 samples at once"):
+        learner_of(net={"name": "resnet18"}, solver=solver)
+    learner, _, parts = learner_of(net={"name": "resnet18"}, solver={**solver, "regime": "last-layer"})
+    learner.step(1, 0.0, parts)
+
+
 def test_too_small_a_memory_halves_the_portions() -> None:
     said: list[str] = []
     whole, _, parts = learner_of(net={"dropout": 0.0})

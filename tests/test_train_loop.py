@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from flowprep.errors import RefusedError, StoreError, UnfinishedError
 from flowprep.stacks import StackLoader
@@ -23,10 +24,10 @@ from flowprep.train import learner, loop, progress
 from flowprep.train.checkpoint import Checkpoint, load, network
 from flowprep.train.device import choose_device
 from flowprep.train.inputs import test_loader as loader_for_testing
+from flowprep.train.log import LOG, read_log
 from flowprep.train.nets import Network
 from flowprep.train.processes import Processes
-from flowprep.train.progress import LOG, read_log
-from flowprep.train.run_folder import CONFIG, claimed
+from flowprep.train.run_folder import CONFIG, claimed, write_config
 from flowprep.train.tasks import open_lessons
 from flowprep.train.validating import Validation, validate
 from tests.training_data import CROP, dataset, kill_at, run, same, tiny
@@ -167,8 +168,41 @@ def test_some_keys_may_change_when_a_run_goes_on(undisturbed: Path, tmp_path: Pa
     free = {"log_every": 2, "checkpoint_every": 5, "validate_every": 3, "device": ""}
     if torch.cuda.is_available():
         free["device"] = "cpu"
-    _, checkpoint = run(tiny(tmp_path, data={"workers": 2}, solver=free))
+    moved = {"weights": "moved.pt"}  # a run that goes on does not read it
+    _, checkpoint = run(tiny(tmp_path, data={"workers": 2, "on_damage": "skip"}, net=moved, solver=free))
     assert same(checkpoint.model, load(undisturbed).model)
+
+
+def test_a_checkpoint_that_is_damaged_or_does_not_fit(undisturbed: Path, tmp_path: Path) -> None:
+    """Refused with what to do, not taken."""
+    with pytest.raises(UnfinishedError):
+        run(tiny(tmp_path), kill_at(2, signal.SIGTERM))
+    tree = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    states = tree["training"]["optimizer"]["state"]
+    states[next(iter(states))] = {"momentum_buffer": torch.ones(2)}
+    torch.save(tree, tmp_path / "checkpoint.pt")
+    with pytest.raises(RefusedError, match="checkpoint.pt: not of this network, or its momentum is not: delete it"):
+        run(tiny(tmp_path))
+    tree["training"]["optimizer"]["state"] = {}
+    tree["training"]["sources"][0]["epoch"] = "first"
+    torch.save(tree, tmp_path / "checkpoint.pt")
+    with pytest.raises(RefusedError, match="the checkpoint's place in a dataset is none: delete it"):
+        run(tiny(tmp_path))
+    for less in ({}, {"optimizer": {}}, {"optimizer": {}, "sources": [3]}):
+        torch.save({**tree, "training": less}, tmp_path / "checkpoint.pt")
+        with pytest.raises(RefusedError, match="without all that training goes on from. Delete it"):
+            run(tiny(tmp_path))
+    (tmp_path / "checkpoint.pt").write_bytes((undisturbed / "checkpoint.pt").read_bytes()[:-100])
+    with pytest.raises(RefusedError, match="it is damaged, .* would run code. Delete it to begin anew"):
+        run(tiny(tmp_path))
+
+
+def test_the_comment_of_a_configuration_is_one_line(tmp_path: Path) -> None:
+    for name, shown in (("my set.zarr", "'my set.zarr'"), ("a\nb: [", "DATASET")):
+        write_config(tmp_path, tiny(tmp_path, dataset=name))
+        text = (tmp_path / CONFIG).read_text()
+        assert f"--stream temporal {shown} OTHER_FOLDER\n" in text
+        assert yaml.safe_load(text)["train"]["dataset"] == name
 
 
 def test_other_videos_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from flowprep.errors import ExitCode
 from flowprep.train.checkpoint import load
-from flowprep.train.progress import LOG, read_log
+from flowprep.train.log import LOG, read_log
 from tests.training_data import dataset, run, tiny
 
 ROOT = Path(__file__).parents[1]

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flowprep.errors import RefusedError
+from flowprep.errors import RefusedError, StoreError
 from flowprep.train import progress
+from flowprep.train.log import LOG, read_log
 from flowprep.train.processes import Processes
-from flowprep.train.progress import LOG, Log, Meter, read_log, shown
+from flowprep.train.progress import Log, Meter, shown
 
 CPU = Processes(torch.device("cpu"))
 
@@ -75,6 +76,17 @@ def test_the_time_that_is_left() -> None:
     line = {"loss": 1.0, "accuracy": 0.5, "samples_per_second": 2.0, "data_wait": 0.25, "learning_rate": 0.01}
     text = shown(85, 100, 8, line)
     assert text == "85/100  loss 1.0000  accuracy 50.0%  2 samples/s  data wait 25%  lr 0.01  ETA 60.0 s"
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    log = Log(tmp_path, 0, lambda _: None)
+    monkeypatch.setattr(log._events, "add_scalar", full)
+    with pytest.raises(StoreError, match=f"{tmp_path}/events: No space left on device"):
+        log.write(1, {"loss": 1.0})
+    log.close()
 
 
 def test_seconds_go_on_where_a_run_stopped(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

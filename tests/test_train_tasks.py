@@ -146,6 +146,14 @@ def test_a_split_without_training_videos() -> None:
         lessons(data={"split": 2})
 
 
+def test_classes_without_a_video_to_train_on() -> None:
+    whole = lessons()
+    assert whole.idle == []
+    sampler = whole.sources[0].loader.sampler
+    sampler.clips = tuple(clip for clip in sampler.clips if sampler.classes[clip.label] != "left")
+    assert whole.idle == ["left"]
+
+
 def test_too_large_a_crop() -> None:
     with pytest.raises(UsageError, match="a crop of 64x64 does not fit into 64x48 pixels"):
         lessons(data={"crop": 64})

@@ -33,7 +33,7 @@ import click
 @click.option("--device", default="", help="cpu, cuda or cuda:1. [default: a GPU where there is one]")
 @click.option("--batch", default=250, show_default=True, metavar="N", help="Inputs at once on the device.")
 @click.option("--workers", default=0, metavar="N", help="Threads that read ahead. [default: one a processor, up to 8]")
-@click.option("-q", "--quiet", is_flag=True, help="No progress display.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress display; warnings are shown.")
 def command(
     checkpoints: tuple[str, ...], dataset: str, output: str | None, name: str | None, quiet: bool, **given: Any
 ) -> None:
@@ -46,14 +46,12 @@ def command(
     flowprep evaluate runs/spatial-split1 runs/temporal-split1 ucf101.zarr
     flowprep evaluate runs/temporal-split1 ucf101.zarr --part train --crops 1
     """
+    from flowprep.cli.running import check_target, told
     from flowprep.cli.training import require_torch
     from flowprep.errors import UnfinishedError, UsageError
 
-    def say(text: str) -> None:
-        if not quiet:
-            click.echo(text, err=True)
-
-    if name is not None and (len(checkpoints) > 1 or not name or "/" in name):
+    possible = name is None or (name not in ("", "..") and "/" not in name and name.isprintable())
+    if not possible or (name is not None and len(checkpoints) > 1):
         raise UsageError(f"--name {name!r}: give one checkpoint, and a name that a file can have.")
     require_torch()
     from flowprep.train.checkpoint import Checkpoint, load
@@ -66,6 +64,7 @@ def command(
         folder = Path(output) if output else path if path.is_dir() else path.parent
         split = given["split"] or config.data.split
         target = folder / f"{name or config.stream}-split{split}-{given['part'] or 'all'}.npz"
+        check_target("-o" if output else "scores", target, new_folder=True)
         if target in runs:
             raise UsageError(
                 f"{target} would hold the scores of {runs[target][0]} and of {path}: give one, and --name."
@@ -74,8 +73,8 @@ def command(
     for target, (path, checkpoint) in runs.items():
         try:
             options = given | {"crops": int(given["crops"]), "name": name or ""}
-            scores = evaluate(path, dataset, checkpoint=checkpoint, **options, say=say)
-        except KeyboardInterrupt:
+            scores = evaluate(path, dataset, checkpoint=checkpoint, **options, say=told(), quiet=quiet)
+        except (KeyboardInterrupt, SystemExit):  # SystemExit: the command line's answer to SIGTERM
             raise UnfinishedError(f"stopped; nothing of {path} is saved. Run the same command again.") from None
         scores.save(target)
         click.echo(f"{scores}\nsaved: {target}")

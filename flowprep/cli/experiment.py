@@ -52,6 +52,7 @@ def command(
     import json
     import os
 
+    from flowprep.cli.running import check_target, told
     from flowprep.cli.train import with_options
     from flowprep.cli.training import assignments, require_torch
     from flowprep.config import read_experiment
@@ -59,18 +60,15 @@ def command(
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("experiments are one process each: without torchrun, give each GPU other --rows and --device.")
-    if target and not Path(target).absolute().parent.is_dir():
-        raise UsageError(f"--json {target}: there is no such folder.")
+    if target:
+        check_target("--json", Path(target))
     over = with_options(assignments(settings), given)
     training, experiment = read_experiment(Path(pipeline))
     require_torch()
+    from flowprep.store.replacing import replacing
     from flowprep.train.experiment import Laboratory, json_of, kept, lines_of, made, text_of
 
-    def say(text: str) -> None:
-        if not quiet:
-            click.echo(text, err=True)
-
-    laboratory = Laboratory(training, experiment, pipeline, over, say)
+    laboratory = Laboratory(training, experiment, pipeline, over, told(quiet=quiet))
     lines = lines_of(table, laboratory, sorted(set(splits)), _numbers(rows))
     try:
         lines = [(kept if listing else made)(line, laboratory) for line in lines]
@@ -78,7 +76,8 @@ def command(
         raise UnfinishedError("stopped; the same command goes on.") from None
     click.echo(text_of(table, lines, laboratory, states=listing))
     if target:
-        Path(target).write_text(json.dumps(json_of(table, lines, laboratory), indent=1) + "\n", encoding="utf-8")
+        with replacing(Path(target)) as file:
+            file.write((json.dumps(json_of(table, lines, laboratory), indent=1) + "\n").encode())
     if not listing and (any(line.failed for line in lines) or all(line.accuracy is None for line in lines)):
         sys.exit(ExitCode.REFUSED)
 

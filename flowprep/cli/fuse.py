@@ -41,9 +41,11 @@ def command(
     from flowprep.cli.training import weights_of
     from flowprep.errors import UsageError
     from flowprep.train.fusion import fuse, in_common
-    from flowprep.wording import plural
+    from flowprep.wording import plural, printable
 
     streams, training = _by_split(scores), _by_split(train)
+    if weights and len({frozenset(one.name for one in of_split) for of_split in streams.values()}) > 1:
+        raise UsageError("--weights are one a stream, but the splits have different streams: fuse them one by one.")
     if unused := sorted(training.keys() - streams.keys()):
         raise UsageError(f"--train has scores of split {unused[0]}, of which there is nothing to fuse: leave them out.")
     shown: dict[str, list[float]] = {}  # name -> accuracy in each split
@@ -64,14 +66,16 @@ def command(
         click.echo(f"saved: {target}")
     for name, accuracies in shown.items() if len(streams) > 1 else ():
         mean = sum(accuracies) / len(accuracies)
-        click.echo(f"{name}, mean over {plural(len(accuracies), 'split')}: accuracy {100 * mean:.2f} %")
+        click.echo(f"{printable(name)}, mean over {plural(len(accuracies), 'split')}: accuracy {100 * mean:.2f} %")
 
 
 def _by_split(paths: tuple[str, ...]) -> dict[int, list[Any]]:
+    """The scores of each split, streams in the order in which ``paths`` first have them, in every split the same."""
     from flowprep.errors import UsageError
     from flowprep.train.scores import Scores
 
     found: dict[int, list[Any]] = {}
+    order: dict[str, int] = {}
     for path in paths:
         scores = Scores.load(Path(path))
         others = found.setdefault(scores.split, [])
@@ -80,8 +84,9 @@ def _by_split(paths: tuple[str, ...]) -> dict[int, list[Any]]:
                 f"{path}: another file has {scores.name} scores of split {scores.split}, too. Give each once; streams "
                 "of the same kind need names of their own (flowprep evaluate --name)."
             )
+        order.setdefault(scores.name, len(order))
         others.append(scores)
-    return dict(sorted(found.items()))
+    return {split: sorted(found[split], key=lambda scores: order[scores.name]) for split in sorted(found)}
 
 
 def _target(output: str | None, fused: Any, *, several: bool) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from flowprep.errors import ExitCode
 @click.option("--batch", default=250, show_default=True, metavar="N", help="Inputs at once on the device.")
 @click.option("--json", "json_file", type=click.Path(), metavar="FILE", help="All scores as JSON; - is the output.")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="FOLDER", help="Keep the datasets made of the videos.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress display.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress display; warnings are shown.")
 def command(
     arguments: tuple[str, ...],
     top: int,
@@ -49,38 +50,39 @@ def command(
     flowprep predict runs/spatial-split1 runs/temporal-split1 *.avi --weights 1,1.5 --json scores.json
     """
     from flowprep.cli import complain
+    from flowprep.cli.running import check_target, told
     from flowprep.cli.training import require_torch, weights_of
     from flowprep.errors import RefusedError, UnfinishedError, VideoError
 
-    def say(text: str) -> None:
-        if not quiet:
-            click.echo(text, err=True)
-
+    if json_file and json_file != "-":
+        check_target("--json", Path(json_file))
     require_torch()
     from flowprep.train.predict import Predictor
 
     checkpoints, videos = _sorted(arguments)
     crops = int(given.pop("crops"))
-    predictor = Predictor(checkpoints, weights=weights_of(weights), crops=crops, say=say, quiet=quiet, **given)
+    predictor = Predictor(checkpoints, weights=weights_of(weights), crops=crops, say=told(), quiet=quiet, **given)
     found: list[dict[str, Any]] = []
     failed = 0
-    for video in videos:
-        try:
-            ranked = predictor.predict(video, keep).ranked()
-        except RefusedError as error:
-            failed += 1
-            verdict = error.verdict.value if isinstance(error, VideoError) else "refused"
-            complain(f"{video}: {verdict}: {error}")
-            found.append({"video": str(video), "verdict": verdict, "reason": str(error)})
-            continue
-        except (KeyboardInterrupt, UnfinishedError):
-            raise UnfinishedError("stopped; predictions begin anew each time, with --keep in a new folder.") from None
-        found.append({"video": str(video), "classes": ranked})
-        if json_file != "-":
-            _show(video, ranked[:top], predictor.names)
-    if json_file:
-        about = {"checkpoints": list(map(str, checkpoints)), "frames": given["frames"], "crops": crops}
-        _write(json_file, {**about, "weights": predictor.weights, "videos": found})
+    try:
+        for video in videos:
+            try:
+                ranked = predictor.predict(video, keep).ranked()
+            except RefusedError as error:
+                failed += 1
+                verdict = error.verdict.value if isinstance(error, VideoError) else "refused"
+                complain(f"{video}: {verdict}: {error}")
+                found.append({"video": str(video), "verdict": verdict, "reason": str(error)})
+                continue
+            found.append({"video": str(video), "classes": ranked})
+            if json_file != "-":
+                _show(video, ranked[:top], predictor.names)
+    except (KeyboardInterrupt, SystemExit, UnfinishedError):  # SystemExit: the command line's answer to SIGTERM
+        raise UnfinishedError("stopped; predictions begin anew each time, with --keep in a new folder.") from None
+    finally:  # what has been done is kept, whatever has ended it
+        if json_file and found:
+            about = {"checkpoints": list(map(str, checkpoints)), "frames": given["frames"], "crops": crops}
+            _write(json_file, {**about, "weights": predictor.weights, "videos": found})
     if failed:
         sys.exit(ExitCode.REFUSED)
 
@@ -95,11 +97,22 @@ def _sorted(arguments: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
     for path in map(Path, arguments):
         if path.is_dir() and not (path / NAME).is_file():
             raise UsageError(f"{path}: a folder without {NAME}. Give the folder of a run, and videos one by one.")
-        (checkpoints if path.is_dir() or path.suffix == ".pt" else videos).append(path)
+        (checkpoints if path.is_dir() or _of_torch(path) else videos).append(path)
     if not checkpoints or not videos:
         missing = "video" if checkpoints else f"checkpoint (a .pt file, or a folder with {NAME})"
         raise UsageError(f"no {missing} among the arguments: give checkpoints, then videos.")
     return checkpoints, videos
+
+
+def _of_torch(path: Path) -> bool:
+    """Whether a file is one of torch.save, by its name or by what is in it."""
+    if path.suffix in (".pt", ".pth"):
+        return True
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(name.endswith("/data.pkl") for name in file.namelist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False
 
 
 def _show(video: Path, ranked: list[dict[str, Any]], streams: list[str]) -> None:
@@ -112,8 +125,11 @@ def _show(video: Path, ranked: list[dict[str, Any]], streams: list[str]) -> None
 
 
 def _write(file: str, tree: dict[str, Any]) -> None:
+    from flowprep.store.replacing import replacing
+
     text = json.dumps(tree, indent=2)
     if file == "-":
         click.echo(text)
     else:
-        Path(file).write_text(f"{text}\n")
+        with replacing(Path(file)) as target:
+            target.write(f"{text}\n".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from flowprep.errors import ExitCode
+from flowprep.errors import ExitCode, UsageError
 from flowprep.wording import describe_stack, duration, plural, size
 
 
@@ -33,6 +34,24 @@ def told(*, quiet: bool = False) -> Callable[[str], None]:
                 click.echo(text, err=True)
 
     return say
+
+
+def check_target(option: str, path: Path, *, new_folder: bool = False) -> None:
+    """Before long work: raises UsageError where the file ``path`` cannot be written; its folder may be a new one."""
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        (folder / f".{path.name}.part").exists()  # the name that it has at first
+        if path.is_dir():
+            raise UsageError(f"{option} {path}: a folder; name a file.")
+        if not new_folder and folder != path.absolute().parent:
+            raise UsageError(f"{option} {path}: there is no such folder.")
+        if not folder.is_dir():
+            raise UsageError(f"{option} {path}: {folder} is no folder.")
+        if not os.access(folder, os.W_OK):
+            raise UsageError(f"{option} {path}: {folder} may not be written to.")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{option} {path}: no file can have that name ({reason}).") from None
 
 
 def run_and_report(run: Any) -> None:

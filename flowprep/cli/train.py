@@ -57,6 +57,7 @@ def command(
     flowprep train -c pipelines/ucf101.yaml --stream temporal
     flowprep train ucf101.zarr runs --stream spatial --set net.name=resnet50 --set solver.learning_rate=0.001
     """
+    from flowprep.cli.running import told
     from flowprep.cli.training import assignments, require_torch, stream_of
     from flowprep.wording import plural, some
 
@@ -66,7 +67,7 @@ def command(
     require_torch()
     from flowprep.train.loop import train
 
-    outcome = train(config, lambda text: click.echo(text, err=True), quiet=quiet)
+    outcome = train(config, told(), quiet=quiet)
     if not outcome.leads:
         return
     if outcome.done_before:

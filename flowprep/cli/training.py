@@ -14,6 +14,8 @@ from flowprep.config import Stacking, StreamConfig, read_training, stream_config
 from flowprep.errors import RefusedError, UsageError
 from flowprep.schema import merged
 
+MOST_SHOWN = 200  # characters of what cannot be read
+
 
 def require_torch() -> None:
     """Raises RefusedError, saying how to install it, where PyTorch is missing."""
@@ -33,8 +35,10 @@ def assignments(texts: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--set {text}: write SECTION.KEY=VALUE, for example --set solver.batch=64.")
         try:
             branch = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {text}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a day like 2000-13-01
+            raise UsageError(
+                f"--set {text[:MOST_SHOWN]}: the value is not valid YAML: {' '.join(str(error).split())}"
+            ) from None
         for key in reversed(name.split(".")):
             branch = {key: branch}
         tree = merged(tree, branch)
@@ -55,6 +59,9 @@ def stream_of(pipeline: str | None, stream: str, over: dict[str, Any]) -> Stream
         if not any(part.get(key) for part in (tree, tree.get(stream) or {}, over)):
             raise UsageError(f"no {key}: give {noun} on the command line, or train.{key} in a pipeline file.")
     where = pipeline or "command line"
+    for part in (tree, tree.get(stream) or {}, over):
+        if (other := part.get("stream") or stream) != stream:
+            raise UsageError(f"{where}: stream is {other}, and --stream {stream}: give the same, or only --stream.")
     config = stream_config(tree, stream, where, over)
     stored = Dataset(config.dataset).settings.stack if stream == "temporal" else None
     if stored is None:

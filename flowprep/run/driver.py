@@ -66,6 +66,7 @@ class Run:
         self.config = config
         self.say = say
         self.quiet = quiet
+        self.told_to_stop = False  # by a signal, while it ran
         self.settings = product.settings
         self.gpu = product.gpu
         self.output = Path(config.output)
@@ -112,7 +113,9 @@ class Run:
         if not __debug__:  # zarr relies on assert statements
             raise RefusedError("Python runs with -O or PYTHONOPTIMIZE, which breaks zarr: unset it.")
         with stop_on_signals(self.config.run.grace) as stop:
-            return self._run_share(stop) if self.config.cluster.executor == "batch" else self._run_all(stop)
+            summary = self._run_share(stop) if self.config.cluster.executor == "batch" else self._run_all(stop)
+            self.told_to_stop = stop.asked
+            return summary
 
     def _run_all(self, stop: Stop) -> Summary:
         started = time.monotonic()

@@ -6,6 +6,7 @@
     tasks           what each head learns, and which datasets it learns from
     loop            training one stream, from top to bottom
     schedule, learner, device, processes, validating, progress, run_folder      its parts
+    log             what a run has written down, read without PyTorch
     checkpoint      what a run is continued and evaluated from
     torch_file      files of torch.save, read without running code
     scores          class scores of each video

@@ -108,11 +108,11 @@ def _checked(tree: Any) -> Checkpoint:
         raise ValueError(f"no mark of format {FORMAT}")
     return Checkpoint(
         config=StreamConfig.from_json(tree["config"]),
-        iteration=_of(int, tree["iteration"]),
+        iteration=_count(tree["iteration"]),
         tasks=[_task(*item) for item in _of(list, tree["tasks"])],
         channels=_of(int, tree["channels"]),
         settings=_of(dict, tree["settings"]),
-        model={_of(str, name): _of(torch.Tensor, value) for name, value in _of(dict, tree["model"]).items()},
+        model={_of(str, name): _plain(value) for name, value in _of(dict, tree["model"]).items()},
         training=None if tree["training"] is None else _of(dict, tree["training"]),
         versions=_of(dict, tree["versions"]),
     )
@@ -121,6 +121,19 @@ def _checked(tree: Any) -> Checkpoint:
 def _task(name: str, dataset: str, fingerprint: str, classes: Sequence[str]) -> Task:
     names = tuple(_of(str, text) for text in classes)
     return Task(_of(str, name), _of(str, dataset), _of(str, fingerprint), names)
+
+
+def _count(value: Any) -> int:
+    if _of(int, value) < 0:
+        raise ValueError(f"{value} in place of a count")
+    return int(value)
+
+
+def _plain(value: Any) -> torch.Tensor:
+    tensor: torch.Tensor = _of(torch.Tensor, value)
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
+        raise TypeError(f"a tensor of {tensor.dtype}, {tensor.layout} on {tensor.device}, which no network has")
+    return tensor
 
 
 def _of(kind: type[Any], value: Any) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flowprep.config.experiment import MAX_FRAMES
 from flowprep.errors import RefusedError, UsageError
 from flowprep.stacks.augment import Augmentation, ten_crops
 from flowprep.stacks.loader import StackLoader
@@ -54,6 +55,7 @@ def evaluate(
     on_damage: str = "raise",
     name: str = "",
     say: Callable[[str], None] = lambda _: None,
+    quiet: bool = False,
 ) -> Scores:
     """Class scores of the videos of a part of ``dataset`` by the network of a checkpoint.
 
@@ -69,12 +71,15 @@ def evaluate(
     workers: threads that read videos ahead; 0 = one for each processor, up to 8.
     on_damage: "raise" a RefusedError for videos that are damaged or too short; or "skip": leave them out, and say so.
     name: of the scores; default: the stream.
+    say: is told what makes the scores mean less; and, unless ``quiet``, how far it is.
 
     Raises RefusedError where dataset and checkpoint do not go together: other inputs, or classes that no head knows.
     """
-    if crops not in CROPS or frames < 1 or batch < 1 or workers < 0 or on_damage not in ("raise", "skip"):
+    if not 1 <= frames <= MAX_FRAMES:
+        raise UsageError(f"frames {frames}: give 1 to {MAX_FRAMES} of a video.")
+    if crops not in CROPS or batch < 1 or workers < 0 or on_damage not in ("raise", "skip"):
         raise UsageError(
-            f"frames {frames}, crops {crops}, batch {batch}, workers {workers}, on_damage {on_damage!r}: give positive "
+            f"crops {crops}, batch {batch}, workers {workers}, on_damage {on_damage!r}: give positive "
             f"numbers, {', '.join(map(str, CROPS))} crops, raise or skip."
         )
     path, dataset = (path / checkpoints.NAME if path.is_dir() else path), opened(dataset)
@@ -83,19 +88,16 @@ def evaluate(
     _check_inputs(checkpoint, dataset)
     split = split or config.data.split
     loader = test_loader(config, dataset, part=part, split=split)
-    if loader.sampler.excluded and on_damage == "raise":
-        excluded = [f"{id} ({why})" for id, why in loader.sampler.excluded.items()]
-        raise RefusedError(
-            f"{dataset.path}: {plural(len(excluded), 'video')} cannot be evaluated: {some(excluded)}. "
-            "Leave them out with --on-damage skip."
-        )
+    if on_damage == "raise":
+        check_videos(loader, dataset, "--on-damage skip")
     labels = [loader.sampler.classes[clip.label] for clip in loader.sampler.clips]
     head, task = _head(checkpoint.tasks, dataset, set(loader.sampler.classes), set(labels), say)
     warn_unfinished(path, checkpoint, say)
     _warn(checkpoint, dataset, loader, say)
 
     scorer = Scorer(checkpoint, head, device=device, crops=crops, batch=batch)
-    found = _score(scorer, loader, frames=frames, workers=workers, on_damage=on_damage, say=say)
+    progress = _Progress(len(loader.sampler.clips), (lambda _: None) if quiet else say)
+    found = _score(scorer, loader, progress, frames=frames, workers=workers, on_damage=on_damage, say=say)
     if not found:
         raise RefusedError(f"{dataset.path}: every video is damaged: flowprep verify says what is wrong.")
     scores = np.stack(list(found.values()))
@@ -172,11 +174,17 @@ class Scorer:
 
 
 def _score(
-    scorer: Scorer, loader: StackLoader, *, frames: int, workers: int, on_damage: str, say: Callable[[str], None]
+    scorer: Scorer,
+    loader: StackLoader,
+    progress: _Progress,
+    *,
+    frames: int,
+    workers: int,
+    on_damage: str,
+    say: Callable[[str], None],
 ) -> dict[int, NDArray[np.float32]]:
     """The scores (C,) of each clip of ``loader``, by its number; where damage is skipped, without those damaged."""
     found, damaged = {}, []
-    progress = _Progress(len(loader.sampler.clips), say)
     with closing(_read_ahead(loader, frames, workers, pin=scorer.device.type == "cuda")) as videos:
         for number, video in enumerate(videos):
             try:
@@ -190,6 +198,15 @@ def _score(
     if damaged:
         say(f"left out, damaged: {plural(len(damaged), 'video')}: {some(damaged)}.")
     return found
+
+
+def check_videos(loader: StackLoader, dataset: Dataset, how: str) -> None:
+    """Raises RefusedError where a video of the part has no inputs; ``how``: the option that leaves it out."""
+    if excluded := [f"{id} ({why})" for id, why in loader.sampler.excluded.items()]:
+        raise RefusedError(
+            f"{dataset.path}: {plural(len(excluded), 'video')} cannot be evaluated: {some(excluded)}. "
+            f"Leave them out with {how}."
+        )
 
 
 def _check_inputs(checkpoint: Checkpoint, dataset: Dataset) -> None:
@@ -247,7 +264,8 @@ def _warn(checkpoint: Checkpoint, dataset: Dataset, loader: StackLoader, say: Ca
         say(f"{len(learned):,} of {plural(len(clips), 'video')} were trained on (split {split}): this is no test.")
     if dataset.unfinished_shards:
         say(f"{dataset.path} is not complete, still to be extracted: {plural(dataset.unfinished_shards, 'shard')}.")
-    method = checkpoint.settings.get("flow", {}).get("method")
+    flow = checkpoint.settings.get("flow")
+    method = flow.get("method") if isinstance(flow, dict) else "unknown"
     if checkpoint.config.stream == "temporal" and method != dataset.settings.flow.method:
         say(f"the stream was trained on {method} flow, {dataset.path} holds {dataset.settings.flow.method}.")
 

@@ -169,7 +169,13 @@ def _labels(streams: Sequence[Scores]) -> NDArray[np.int64]:
 
 
 def _combined(streams: Sequence[Scores], method: str, weights: Sequence[float] | None) -> NDArray[np.float64]:
-    """What needs no training: (N, C)."""
+    """What needs no training: (N, C). Raises RefusedError for scores that are no probabilities, as those of an SVM."""
+    for stream in streams:
+        if not stream.probable:
+            raise RefusedError(
+                f"{stream.name}: the scores of a video do not sum to 1, so that they are in no scale that {method} "
+                "could compare with others': fuse the streams themselves."
+            )
     scores = np.array([stream.scores for stream in streams], np.float64)
     if method != "weighted":
         fused: NDArray[np.float64] = scores.max(axis=0) if method == "max" else scores.mean(axis=0)

@@ -13,10 +13,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from flowprep.config import StreamConfig
-from flowprep.errors import RefusedError
+from flowprep.errors import RefusedError, UsageError
 from flowprep.stacks.batch import Batch
 from flowprep.stacks.torch_loader import TENSORS, TensorBatch, tensors, to_pixels
-from flowprep.train.checkpoint import Task
+from flowprep.train.checkpoint import NAME, Task
 from flowprep.train.device import autocast, memory_format
 from flowprep.train.nets import build
 from flowprep.train.processes import Processes
@@ -56,6 +56,13 @@ class Learner:
             source.samples * (rank + 1) // size - source.samples * rank // size for source in lessons.sources
         )
         self._portions = -(-self._own // solver.micro_batch) if solver.micro_batch else 1
+        # Batch normalisation takes its mean and variance over the samples of a portion.
+        self._least = 2 if config.net.name.startswith("resnet") and solver.regime != "last-layer" else 1
+        if self._own // self._portions < self._least:
+            raise UsageError(
+                f"solver.batch {solver.batch}, solver.micro_batch {solver.micro_batch}: {config.net.name} needs "
+                f"{self._least} samples at once, in each portion of a batch, for its batch normalisation."
+            )
         torch.manual_seed(solver.seed)
         classes = [len(task.classes) for task in lessons.tasks]
         self.network = build(config.net, lessons.channels, classes, crop=config.data.crop)
@@ -105,8 +112,20 @@ class Learner:
         return {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
 
     def go_on(self, model: dict[str, torch.Tensor], optimiser: dict[str, Any]) -> None:
-        self.network.load_state_dict(model)
-        self.optimiser.load_state_dict(optimiser)
+        """With the states of a checkpoint. Raises RefusedError where they are not of this network."""
+        try:
+            self.network.load_state_dict(model)
+            own = self.optimiser.state_dict()  # its rate and its factors are those of the configuration
+            self.optimiser.load_state_dict({**own, "state": optimiser["state"]})
+            states = self.optimiser.state.items()
+            momenta = [(weight, state.get("momentum_buffer")) for weight, state in states]  # None: without momentum
+            fits = all(each is None or (each.layout, each.shape) == (at.layout, at.shape) for at, each in momenta)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+            fits = False
+        if not fits:
+            raise RefusedError(
+                f"{self._config.output}/{NAME}: not of this network, or its momentum is not: delete it to begin anew."
+            )
 
     def _gradients(self, iteration: int, parts: Sequence[Part]) -> torch.Tensor | None:
         """The gradients of a batch, in its portions; None where the GPU's memory was too small for them."""
@@ -138,8 +157,8 @@ class Learner:
     def _take_smaller_portions(self) -> None:
         """Here, where the error is over and the memory of the failed try is free again."""
         smaller = self._own // (2 * self._portions)
-        if self._processes.size > 1 or not smaller:
-            advice = f"solver.micro_batch {smaller}" if smaller else "a narrower network"
+        if self._processes.size > 1 or smaller < self._least:
+            advice = f"solver.micro_batch {smaller}" if smaller >= self._least else "a narrower network"
             raise RefusedError(f"{self._processes.device}: its memory is too small; try {advice}.")
         self._portions *= 2
         torch.cuda.empty_cache()

@@ -27,6 +27,7 @@ from flowprep.train.run_folder import claimed, found, write_config
 from flowprep.train.schedule import schedule_of
 from flowprep.train.tasks import Lessons, open_lessons
 from flowprep.train.validating import Validation, validate
+from flowprep.wording import plural, some
 
 MOST_WORKERS = 8  # threads that read ahead, unless more are asked for
 
@@ -72,6 +73,8 @@ def _train(
     if before and before.training is None:
         return Outcome(folder / NAME, before.iteration, None, {}, done_before=True, leads=processes.leads)
 
+    if idle := lessons.idle:
+        say(f"{plural(len(idle), 'output')} of the network without a video to train on: {some(idle)}.")
     learner = Learner(config, lessons, processes, say, begin=before is None)
     done = 0
     if before and before.training:

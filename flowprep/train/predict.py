@@ -6,6 +6,7 @@ The video becomes a dataset of its own, made as the ones that were trained on, a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from flowprep.config import Settings
+from flowprep.config.experiment import MAX_FRAMES
 from flowprep.errors import RefusedError, UsageError, Verdict, VideoError
 from flowprep.stacks.reach import fields_needed, frames_of
 from flowprep.stacks.torch_loader import tensors
@@ -61,7 +63,7 @@ class Predictor:
     paths: checkpoints, or folders of runs. Of a network with several tasks it is the first whose classes are scored.
     weights: of the streams in the mean of their scores; default: all alike.
     frames, crops, device, batch: as :func:`~flowprep.train.evaluate.evaluate` has them.
-    say: is told what happens; ``quiet`` turns off the progress display.
+    say: is told what makes the scores mean less; and, unless ``quiet``, what happens.
 
     Raises UsageError or RefusedError for checkpoints that cannot be read, or not be used together.
     """
@@ -78,10 +80,10 @@ class Predictor:
         say: Callable[[str], None] = lambda _: None,
         quiet: bool = True,
     ) -> None:
-        if not paths or crops not in CROPS or frames < 1 or batch < 1:
+        if not paths or crops not in CROPS or not 1 <= frames <= MAX_FRAMES or batch < 1:
             raise UsageError(
                 f"{plural(len(paths), 'checkpoint')}, frames {frames}, crops {crops}, batch {batch}: give one or "
-                f"more, positive numbers, and {', '.join(map(str, CROPS))} crops."
+                f"more, up to {MAX_FRAMES} frames, {', '.join(map(str, CROPS))} crops, a positive batch."
             )
         self.weights = weights
         self.frames = frames
@@ -91,8 +93,9 @@ class Predictor:
         self.names = _names([checkpoint.config.stream for checkpoint in self.checkpoints])
         for path, checkpoint in zip(self.paths, self.checkpoints, strict=True):
             warn_unfinished(path, checkpoint, say)
-        self._say = say
+        self._say = (lambda _: None) if quiet else say
         self._quiet = quiet
+        self._kept: Counter[str] = Counter()  # videos by their names
         streams = [
             Stream(checkpoint.config, _settings(path, checkpoint))
             for path, checkpoint in zip(self.paths, self.checkpoints, strict=True)
@@ -106,12 +109,14 @@ class Predictor:
     def predict(self, video: Path, keep: Path | None = None) -> Prediction:
         """The scores of a video.
 
-        keep: folder in which a new one, of the video's name, gets the datasets made of it; by default they are thrown
-            away.
+        keep: folder in which a new one, of the video's name (of the second such video: NAME-2), gets the datasets made
+            of it; by default they are thrown away.
 
         Raises VideoError, with the verdict, for a video that cannot be used.
         """
-        with _folder(video, keep) as name:
+        self._kept[video.name] += 1
+        again = self._kept[video.name]
+        with _folder(video.name if again == 1 else f"{video.name}-{again}", keep) as name:
             each = []
             for number, recipe in enumerate(self._recipes):
                 with closing(remake(recipe, video, Path(name), self._say, quiet=self._quiet)) as dataset:
@@ -190,11 +195,11 @@ def _names(streams: Sequence[str]) -> list[str]:
     ]
 
 
-def _folder(video: Path, keep: Path | None) -> AbstractContextManager[str]:
+def _folder(own: str, keep: Path | None) -> AbstractContextManager[str]:
     """A folder to work in, which goes away afterwards unless it is to be kept."""
     if keep is None:
         return TemporaryDirectory(prefix="flowprep-")
-    folder = keep / video.name
+    folder = keep / own
     try:
         folder.mkdir(parents=True)
     except FileExistsError:

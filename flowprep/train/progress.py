@@ -14,10 +14,11 @@ import torch
 
 from flowprep.errors import RefusedError
 from flowprep.store.blobs import store_error
+from flowprep.train.log import LOG, read_log
 from flowprep.train.processes import Processes
 from flowprep.wording import duration
 
-LOG, EVENTS = "log.jsonl", "events"  # in the folder of a run
+EVENTS = "events"  # folder in that of a run, for TensorBoard
 
 
 class Meter:
@@ -127,13 +128,13 @@ class Log:
         self._before = max((line.get("seconds", 0.0) for line in kept), default=0.0)
         self._began = time.perf_counter()
         scratch = self._path.with_name(f".{LOG}.part")
-        try:
+        with _storing(self._path):
             scratch.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             scratch.replace(self._path)
             self._file = self._path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise store_error(self._path, error) from error
-        self._events = _tensorboard(folder / EVENTS, iteration, say)
+        self._curves = folder / EVENTS
+        with _storing(self._curves):
+            self._events = _tensorboard(self._curves, iteration, say)
 
     @property
     def seconds(self) -> float:
@@ -143,19 +144,29 @@ class Log:
     def write(self, iteration: int, line: dict[str, Any]) -> None:
         """Raises StoreError where the disk is full."""
         line = {"iteration": iteration, **line, "seconds": round(self.seconds, 3)}
-        try:
+        with _storing(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-            if self._events:
+        if self._events:
+            with _storing(self._curves):
                 for name, value in _scalars(line):
                     self._events.add_scalar(name, value, iteration)
-        except OSError as error:
-            raise store_error(self._path, error) from error
 
     def close(self) -> None:
-        self._file.close()
+        with _storing(self._path):
+            self._file.close()
         if self._events:
-            self._events.close()
+            with _storing(self._curves):
+                self._events.close()
+
+
+@contextmanager
+def _storing(path: Path) -> Iterator[None]:
+    """What fails of the disk here is a StoreError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise store_error(path, error) from error
 
 
 @contextmanager
@@ -171,25 +182,6 @@ def logged(folder: Path, iteration: int, processes: Processes, say: Callable[[st
         log.close()
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of log.jsonl; none where there is no such file. What a killed process left unfinished is left out."""
-    try:
-        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise store_error(path, error) from error
-    lines = []
-    for text in texts:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("iteration"), int):
-            lines.append(line)
-    return lines
-
-
 def shown(iteration: int, iterations: int, batch: int, line: dict[str, Any]) -> str:
     """A line of the log for the screen, as short as can be."""
     rate = line["samples_per_second"]
@@ -203,7 +195,8 @@ def shown(iteration: int, iterations: int, batch: int, line: dict[str, Any]) -> 
 def diverged(what: str) -> str:
     """What to say, and what to do, when numbers are no longer finite."""
     return (
-        f"{what}: training has diverged. The last checkpoint stays. Try a lower solver.learning_rate, in a new folder."
+        f"{what}: training has diverged. An earlier checkpoint, if there is one, stays. "
+        "Try a lower solver.learning_rate, in a new folder."
     )
 
 

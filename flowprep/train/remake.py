@@ -28,7 +28,7 @@ from flowprep.config import (
     StreamConfig,
     TranscodeConfig,
 )
-from flowprep.errors import RefusedError, UsageError, Verdict, VideoError
+from flowprep.errors import RefusedError, UnfinishedError, UsageError, Verdict, VideoError
 from flowprep.run.driver import Run, Stacking, Transcoding
 from flowprep.run.product import FlowOfVideos
 from flowprep.store.reader import Dataset
@@ -71,7 +71,8 @@ def remake(
 ) -> Dataset:
     """The last dataset of ``recipe``, holding ``video`` alone, made in ``folder``, where those that are there stay.
 
-    Raises VideoError, with the verdict, for a video that cannot be used; StoreError where the disk fails.
+    Raises VideoError, with the verdict, for a video that cannot be used; StoreError where the disk fails;
+    UnfinishedError where a signal has asked for the end.
     """
     source, before = Path(), None
     for settings in recipe:
@@ -82,6 +83,8 @@ def remake(
             else:
                 run = _derivation(settings, before, source, output, say, quiet=quiet)
             run.run()
+            if run.told_to_stop:
+                raise UnfinishedError("stopped by a signal.")
         (row,) = Dataset(output).videos
         if row.row.verdict is not Verdict.OK:
             raise VideoError(row.row.verdict, row.reason)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from flowprep.config import StreamConfig
-from flowprep.errors import RefusedError
+from flowprep.errors import RefusedError, UsageError
 from flowprep.store.blobs import store_error
 from flowprep.store.locks import locked
 from flowprep.train.checkpoint import NAME, Checkpoint, load
@@ -26,7 +27,9 @@ FREE = {
     "output",
     "data.also",
     "data.added",
+    "data.on_damage",
     "data.workers",
+    "net.weights",
     "solver.micro_batch",
     "solver.device",
     "solver.log_every",
@@ -37,15 +40,21 @@ FREE = {
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """The folder is there, and nobody else trains in it. Raises RefusedError if somebody does."""
+    """The folder is there, and nobody else trains in it. Where it was made and stays empty, it is removed again.
+
+    Raises RefusedError if somebody trains there, UsageError where something else than a folder is in the way.
+    """
 
     def refuse() -> None:
         raise RefusedError(f"{folder}: another process is training there. Wait for it, or name another folder.")
 
     lock = folder / LOCK
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = locked(lock, refuse)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"{folder}: not a folder, or below a file: name another RUN.") from None
     except OSError as error:
         raise store_error(folder, error) from error
     try:
@@ -53,6 +62,9 @@ def claimed(folder: Path) -> Iterator[None]:
     finally:
         lock.unlink(missing_ok=True)
         os.close(handle)
+        with suppress(OSError):  # the first that is not empty
+            for path in made:
+                path.rmdir()
 
 
 def write_config(folder: Path, config: StreamConfig) -> None:
@@ -60,7 +72,8 @@ def write_config(folder: Path, config: StreamConfig) -> None:
     tree = {key: value for key, value in config.to_json().items() if key != "output"}
     text = yaml.safe_dump({"train": tree}, sort_keys=False, allow_unicode=True, width=120)
     path = folder / CONFIG
-    again = f"flowprep train -c {CONFIG} --stream {config.stream} {config.dataset} OTHER_FOLDER"
+    dataset = shlex.quote(config.dataset) if config.dataset.isprintable() else "DATASET"  # a comment is one line
+    again = f"flowprep train -c {CONFIG} --stream {config.stream} {dataset} OTHER_FOLDER"
     try:
         path.write_text(f"# The configuration of this run. To repeat it: {again}\n{text}", encoding="utf-8")
     except OSError as error:
@@ -72,7 +85,12 @@ def found(folder: Path, config: StreamConfig, lessons: Lessons) -> Checkpoint | 
     path = folder / NAME
     if not path.exists():
         return None
-    checkpoint = load(path)
+    try:
+        checkpoint = load(path)
+    except RefusedError as error:
+        raise RefusedError(f"{error} Delete it to begin anew.") from error
+    if checkpoint.training is not None and not _complete(checkpoint.training):
+        raise RefusedError(f"{path}: without all that training goes on from. Delete it to begin anew.")
     changes = [*changed_keys(checkpoint.config, config), *_changed_tasks(checkpoint, lessons)]
     if changes:
         raise RefusedError(
@@ -86,6 +104,12 @@ def changed_keys(then: StreamConfig, now: StreamConfig) -> list[str]:
     """``"solver.batch: 256 -> 128"`` of each key that must not change and did."""
     before, after = _flat(then.to_json()), _flat(now.to_json())
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if key not in FREE and before[key] != after[key]]
+
+
+def _complete(training: dict[str, Any]) -> bool:
+    sources = training.get("sources")
+    states = [training.get("optimizer"), *(sources if isinstance(sources, list) else [None])]
+    return all(isinstance(state, dict) for state in states)
 
 
 def _changed_tasks(checkpoint: Checkpoint, lessons: Lessons) -> list[str]:

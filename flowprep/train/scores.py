@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from flowprep.errors import RefusedError
 from flowprep.store.replacing import replacing
-from flowprep.wording import plural, some
+from flowprep.wording import plural, printable, some
 
 TRAIN, TEST = "train", "test"  # parts of a split
 UNKNOWN = -1  # label of a video whose class nobody has given
@@ -69,7 +69,8 @@ class Scores:
         measured = "without labels"
         if self.known.any():
             measured = f"accuracy {self.accuracy:.2%}, mean class recall {self.mean_recall:.2%}".replace("%", " %")
-        return f"{self.name}, split {self.split}, {part}: {plural(len(self), 'video')}, {measured}"
+        of = f"{printable(self.name)}, split {self.split}, {printable(part)}"
+        return f"{of}: {plural(len(self), 'video')}, {measured}"
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -81,6 +82,11 @@ class Scores:
     def known(self) -> NDArray[np.bool_]:
         """(N,) whether the label of the video is known."""
         return np.not_equal(self.labels, UNKNOWN)
+
+    @property
+    def probable(self) -> bool:
+        """Whether the scores of each video are probabilities: not negative, their sum 1."""
+        return bool(self.scores.min() >= 0 and abs(self.scores.sum(axis=1) - 1).max() <= 1e-3)
 
     @property
     def accuracy(self) -> float:
@@ -178,7 +184,7 @@ class Scores:
                 yield f"{name} are {array.dtype} {array.shape}, not {ARRAYS[name]} {shape}"
         if not np.isfinite(self.scores).all():
             yield "scores that are not finite"
-        if self.checkpoint and (self.scores.min() < 0 or abs(self.scores.sum(axis=1) - 1).max() > 1e-3):
+        if self.checkpoint and not self.probable:
             yield "scores of a video do not sum to 1"
         if self.labels.min() < UNKNOWN or self.labels.max() >= len(self.classes):
             yield "labels that are no numbers of classes"

@@ -47,7 +47,10 @@ class Source:
         """Where :meth:`state` was taken. Raises RefusedError where the dataset is another one than then."""
         if state.get("fingerprint") != self.fingerprint:
             raise RefusedError("a dataset was made with other settings than when this run began: name another folder.")
-        self.loader.load_state_dict(state)
+        try:
+            self.loader.load_state_dict(state)
+        except (TypeError, ValueError, RuntimeError):
+            raise RefusedError("the checkpoint's place in a dataset is none: delete it to begin anew.") from None
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,21 @@ class Lessons:
     channels: int  # of the inputs
     settings: dict[str, Any]  # of the first dataset
     validation: StackLoader | None  # the middle inputs of a part of the first dataset that is not trained on, if any
+
+    @property
+    def idle(self) -> list[str]:
+        """Classes that an output stands for, without a video to train on."""
+        learned = {
+            (source.task, int(source.labels[clip.label]))
+            for source in self.sources
+            for clip in source.loader.sampler.clips
+        }
+        return [
+            name
+            for task, item in enumerate(self.tasks)
+            for number, name in enumerate(item.classes)
+            if (task, number) not in learned
+        ]
 
     @property
     def damaged(self) -> Counter[str]:
@@ -81,7 +99,7 @@ def open_lessons(config: StreamConfig, batches: int, *, share: tuple[int, int], 
     _check_left_out(config, datasets[1:])
     parts = ["" if data.whole else TRAIN, *[""] * (len(datasets) - 1)]
     for dataset, part in zip(datasets, parts, strict=True):
-        _check_labelled(dataset, part, data.split)
+        _check_part(dataset, part, data.split)
     left_out = [frozenset({""}), *[frozenset({"", *data.leave_out})] * (len(datasets) - 1)]
     own = [_labels(dataset) - without for dataset, without in zip(datasets, left_out, strict=True)]
     heads = [sorted(labels) for labels in own]
@@ -149,8 +167,15 @@ def _check_alike(config: StreamConfig, first: Dataset, other: Dataset) -> None:
         raise UsageError(f"{other.path}: its inputs have {channels[1]} channels, those of {first.path} {channels[0]}.")
 
 
-def _check_labelled(dataset: Dataset, part: str, split: int) -> None:
+def _check_part(dataset: Dataset, part: str, split: int) -> None:
+    """Raises UsageError unless there are videos to train on, and all of them have labels."""
     wanted = [row for row in dataset.videos if not part or row.splits[split - 1] == part]
+    if not wanted:
+        known = sorted({row.splits[split - 1] for row in dataset.videos} - {""})
+        raise UsageError(
+            f"{dataset.path}: no video is in part {part!r} of split {split}; that split has "
+            f"{', '.join(known) or 'no parts'}. Give another --split, or train on all videos: --set data.whole=true."
+        )
     if unlabelled := [row.id for row in wanted if not row.label]:
         raise UsageError(
             f"{dataset.path}: {plural(len(unlabelled), 'video')} to train on without a label: {some(unlabelled)}. "

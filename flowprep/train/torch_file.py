@@ -11,27 +11,28 @@ import torch
 from flowprep.errors import RefusedError, UsageError
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: Path, advice: str = "") -> Any:
     """What a file of torch.save holds: tensors, on the CPU, and plain values. Nothing in it is run.
 
-    Raises UsageError where it cannot be opened, RefusedError where it is damaged or holds anything else.
+    Raises UsageError where it cannot be opened, RefusedError, with ``advice``, where it is damaged or holds anything
+    else.
     """
     check_file(path)
     try:
         if zipfile.is_zipfile(path):
-            _check_sizes(path)
+            _check_members(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except RefusedError:
         raise
     except Exception as error:  # the formats that torch reads have errors of many kinds
-        raise RefusedError(
-            f"{path}: no file of weights; it is damaged, or holds objects whose reading would run code. "
-            "Of a network saved whole, save the state_dict() instead."
-        ) from error
+        what = f"{path}: no file of weights; it is damaged, or holds objects whose reading would run code. {advice}"
+        raise RefusedError(what.strip()) from error
 
 
 def check_file(path: Path) -> None:
-    """Raises UsageError where there is no file to be read."""
+    """Raises UsageError where there is no file to be read; nothing else is opened, which may never end."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: cannot be read (not a file).")
     try:
         with path.open("rb"):
             pass
@@ -39,8 +40,13 @@ def check_file(path: Path) -> None:
         raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
-def _check_sizes(path: Path) -> None:
-    """torch.save never compresses: where something is, a small file could fill the memory."""
+def _check_members(path: Path) -> None:
+    """Raises RefusedError for what torch does not check: that all is as it was written, and takes no more memory.
+
+    torch.save never compresses: where something is, a small file could fill the memory.
+    """
     with zipfile.ZipFile(path) as file:
         if any(item.compress_type != zipfile.ZIP_STORED for item in file.infolist()):
             raise RefusedError(f"{path}: compressed within; save it with torch.save as it is.")
+        if (name := file.testzip()) is not None:
+            raise RefusedError(f"{path}: damaged: {name} in it is not what was written.")

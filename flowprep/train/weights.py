@@ -16,6 +16,7 @@ from flowprep.train.nets import Network, normalisation
 from flowprep.train.nets.network import RGB
 from flowprep.train.torch_file import check_file, read_torch
 
+SAVED_WHOLE = "Of a network saved whole, save the state_dict() instead."
 WHOLES = ("state_dict", "model")  # keys that a checkpoint may have its weights under
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PREFIXES = ("module.", "_orig_mod.")  # that training in parallel, or compiled, puts before all names
@@ -46,7 +47,7 @@ def load_weights(
     Raises UsageError where the file cannot be opened, RefusedError where it is damaged, holds anything but weights,
     weights of another network, or a checkpoint whose inputs were in another range; the network is then as it was.
     """
-    tree = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    tree = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path, SAVED_WHOLE)
     before = parsed(path, tree) if is_checkpoint(tree) else None
     own = network.state_dict()
     found = {_own_name(name, network): tensor for name, tensor in _tensors(path, tree).items()}

@@ -18,11 +18,11 @@ from flowprep.schema import merged
 from flowprep.store.reader import Dataset
 from flowprep.store.summary import content_fingerprint
 from flowprep.train import checkpoint as checkpoints
-from flowprep.train.evaluate import evaluate
+from flowprep.train.evaluate import check_videos, evaluate
 from flowprep.train.experiment.needs import WEIGHTS, check_free, check_stacks
 from flowprep.train.experiment.recipes import OTHER, PRE_TRAINED, Recipe, Run
 from flowprep.train.fusion import LEARNED, fuse
-from flowprep.train.inputs import channels_of
+from flowprep.train.inputs import channels_of, test_loader
 from flowprep.train.loop import train
 from flowprep.train.paper import NAMES
 from flowprep.train.run_folder import changed_keys
@@ -43,7 +43,8 @@ class Laboratory:
     over: keys of the section ``train`` that are put over those of the file.
     say: is told of progress.
 
-    Raises UsageError where ``over`` has a key that rows set, and where no folder is named.
+    Raises UsageError where ``over`` has a key that rows set, for keys and values that there are not, and where no
+    folder is named.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class Laboratory:
         say: Callable[[str], None],
     ) -> None:
         check_free(over)
+        for stream in STREAMS:  # a mistake is one here, not one in each row
+            stream_config(training, stream, where, _over(over, stream))
         if not (experiment.output or training.get("output")):
             raise UsageError(f"{where}: no folder for the runs: give experiment.output.")
         self.experiment = experiment
@@ -107,6 +110,8 @@ class Laboratory:
 
         Raises UsageError and RefusedError where that fails, UnfinishedError where a signal asks for the end.
         """
+        for run in recipe.runs:
+            self._check_test(run)
         streams = [self._scores(run, TEST) for run in recipe.runs]
         if not recipe.method:
             return streams[0]
@@ -154,8 +159,6 @@ class Laboratory:
         self._trained.add(run)
 
     def _config(self, run: Run) -> StreamConfig:
-        shared = {key: value for key, value in self._over.items() if key not in STREAMS}
-        free = merged(shared, self._over.get(run.stream) or {})
         other = [self.path(OTHER[run.dataset])]
         keys = {
             "dataset": self._path_of(run),
@@ -167,7 +170,8 @@ class Laboratory:
         }
         if run.start or run.regime not in PRE_TRAINED:  # others begin with the weights of the pipeline file
             keys["net"] = {"weights": str(self.checkpoint(run.start)) if run.start else ""}
-        config = stream_config(self._training, run.stream, self._where, merged(free, merged(run.keys(), keys)))
+        over = merged(_over(self._over, run.stream), merged(run.keys(), keys))
+        config = stream_config(self._training, run.stream, self._where, over)
         return dataclasses.replace(config, output=str(self.folder(run)))
 
     def _state(self, run: Run) -> str:
@@ -180,6 +184,13 @@ class Laboratory:
         if checkpoint.training is None:
             return TRAINED
         return f"{checkpoint.iteration:,} of {schedule_of(config.solver).iterations:,} iterations"
+
+    def _check_test(self, run: Run) -> None:
+        """Raises UsageError or RefusedError where test videos cannot be used: not only after the training."""
+        config, dataset = self.config(run), self.dataset(self._path_of(run))
+        if config.data.on_damage == "raise":
+            loader = test_loader(config, dataset, part=TEST, split=run.split)
+            check_videos(loader, dataset, "--set data.on_damage=skip")
 
     def _scores(self, run: Run, part: str) -> Scores:
         self.train(run)
@@ -251,6 +262,12 @@ class Laboratory:
                 raise UsageError(f"{WEIGHTS} names no file of weights")
             if not Path(config.net.weights).is_file():
                 raise UsageError(f"{WEIGHTS}: there is no file {config.net.weights}")
+
+
+def _over(over: dict[str, Any], stream: str) -> dict[str, Any]:
+    """The keys in ``over`` that count for one stream."""
+    shared = {key: value for key, value in over.items() if key not in STREAMS}
+    return merged(shared, over.get(stream) or {})
 
 
 def _newer(file: Path, sources: Sequence[Path]) -> Scores | None:

@@ -24,6 +24,8 @@ WEIGHTS = "train.spatial.net.weights"
 def check_free(over: dict[str, Any]) -> None:
     """Raises UsageError for a key that rows set; weights may be given for the spatial network alone."""
     for stream, tree in (("", over), *((f"{stream}.", over.get(stream) or {}) for stream in STREAMS)):
+        if not isinstance(tree, dict):
+            raise UsageError(f"--set {stream[:-1]}={tree}: a section; give its keys, as in {stream}solver.batch=64.")
         for section, keys in FIXED.items():
             if section not in tree:
                 continue

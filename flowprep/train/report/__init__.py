@@ -31,6 +31,7 @@ from flowprep.train.report.tables import (
     rows_of,
 )
 from flowprep.train.scores import Scores
+from flowprep.wording import printable
 
 __all__ = ["write_report"]
 
@@ -64,7 +65,8 @@ def write_report(scores: Sequence[Scores], path: Path, *, say: Callable[[str], N
     _write(path, render(tree, pictures))
     for row in tree["rows"]:
         of = "mean of splits " if len(row["splits"]) > 1 else "split "
-        say(f"{row['name']}: {row['accuracy']:.1%}, {of}{', '.join(str(item['split']) for item in row['splits'])}")
+        splits = ", ".join(str(item["split"]) for item in row["splits"])
+        say(f"{printable(row['name'])}: {row['accuracy']:.1%}, {of}{splits}")
     say(f"{path}, its numbers in {numbers.name}")
     return tree
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowprep.errors import FlowprepError
+from flowprep.train.log import LOG, read_log
 from flowprep.train.report.comparison import setting_of
 from flowprep.train.report.pictures import RGB
 from flowprep.train.report.tables import Row
@@ -96,13 +97,11 @@ def _read_checkpoint(run: Run) -> None:
 def _read_log(run: Run) -> None:
     checkpoint = Path(run.checkpoint)
     try:
-        from flowprep.train.progress import LOG, read_log
-
         path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / LOG
         with path.open("rb") as file:
             written = sum(1 for line in file if line.strip())
         entries = [entry for entry in read_log(path) if 0 <= entry["iteration"] < LARGEST]
-    except (FlowprepError, ImportError, OSError, RecursionError, ValueError) as error:
+    except (FlowprepError, OSError, ValueError) as error:
         run.notes.append(f"There are no learning curves: the log of {checkpoint} cannot be read ({error}).")
         return
     if damaged := written - len(entries):

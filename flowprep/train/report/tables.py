@@ -50,6 +50,7 @@ def rows_of(scores: Sequence[Scores]) -> list[Row]:
         raise UsageError("a report needs scores: name the files that flowprep evaluate or fuse has written.")
     first = scores[0]
     rows: dict[str, Row] = {}
+    alike: dict[int, Scores] = {}  # the first of each split
     for item in scores:
         if differing := sorted(set(first.classes) ^ set(item.classes)):
             raise UsageError(
@@ -59,6 +60,12 @@ def rows_of(scores: Sequence[Scores]) -> list[Row]:
         if item.part != first.part:
             raise UsageError(
                 f"{item.name} is of part {item.part!r}, {first.name} of {first.part!r}: write a report for each."
+            )
+        beside = alike.setdefault(item.split, item)
+        if differing := sorted(set(beside.ids) ^ set(item.ids)):
+            raise UsageError(
+                f"{item.name} and {beside.name} have not the same videos in split {item.split}; only one has: "
+                f"{some(differing)}. Their numbers cannot be compared: evaluate both on the same videos."
             )
         if not item.known.any():
             raise UsageError(f"{item.name}, split {item.split}: no video has a label, so there is nothing to report.")
