@@ -7,20 +7,16 @@ from typing import Any
 
 import click
 
+from flowprep.cli.training import crops_option, frames_option
+
 
 @click.command("evaluate")
 @click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True, type=click.Path())
 @click.argument("dataset", type=click.Path())
 @click.option("--split", type=click.IntRange(1, 3), help="Split of the dataset. [default: the one trained on]")
 @click.option("--part", default="test", show_default=True, help="Part of the split; --part '' takes every video.")
-@click.option("--frames", default=25, show_default=True, metavar="N", help="Frames, or stacks, of a video.")
-@click.option(
-    "--crops",
-    type=click.Choice(["1", "2", "5", "10"]),
-    default="10",
-    show_default=True,
-    help="Of each frame: the centre; that and its mirror image; the corners, too; all of them mirrored.",
-)
+@frames_option
+@crops_option
 @click.option("-o", "--output", type=click.Path(), help="Folder for the scores. [default: beside the checkpoint]")
 @click.option("--name", help="Of the scores, in files and tables; of one checkpoint. [default: its stream]")
 @click.option(

@@ -10,19 +10,14 @@ from typing import Any
 
 import click
 
+from flowprep.cli.training import crops_option, frames_option
 from flowprep.errors import ExitCode
 
 
 @click.command("predict")
 @click.argument("arguments", metavar="CHECKPOINT... VIDEO...", nargs=-1, required=True, type=click.Path())
-@click.option("--frames", default=25, show_default=True, metavar="N", help="Frames, or stacks, of a video.")
-@click.option(
-    "--crops",
-    type=click.Choice(["1", "2", "5", "10"]),
-    default="10",
-    show_default=True,
-    help="Of each frame: the centre; that and its mirror image; the corners, too; all of them mirrored.",
-)
+@frames_option
+@crops_option
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="N", help="Classes to show.")
 @click.option("--weights", metavar="W,W", help="Of the streams in the mean of their scores. [default: all alike]")
 @click.option("--device", default="", metavar="NAME", help="cpu, cuda or cuda:1. [default: a GPU where there is one]")

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 
 from flowprep.config import Stacking, StreamConfig, read_training, stream_config
@@ -15,6 +16,18 @@ from flowprep.errors import RefusedError, UsageError
 from flowprep.schema import merged
 
 MOST_SHOWN = 200  # characters of what cannot be read
+
+
+frames_option = click.option(
+    "--frames", default=25, show_default=True, metavar="N", help="Frames, or stacks, of a video."
+)
+crops_option = click.option(
+    "--crops",
+    type=click.Choice(["1", "2", "5", "10"]),
+    default="10",
+    show_default=True,
+    help="Of each frame: the centre; that and its mirror image; the corners, too; all of them mirrored.",
+)
 
 
 def require_torch() -> None:

@@ -86,7 +86,7 @@ class BlobStore(ABC):
         """:meth:`put_new` for bytes at hand."""
         with self.scratch() as folder:
             source = folder / "data"
-            with _store_errors(source):
+            with store_errors(source):
                 source.write_bytes(data)
             return self.put_new(key, source)
 
@@ -119,7 +119,7 @@ class LocalStore(BlobStore):
         raise RefusedError(f"{path} is not in {self.root}.")
 
     def exists(self, key: str) -> bool:
-        with _store_errors(self.path(key)), suppress(FileNotFoundError, NotADirectoryError):
+        with store_errors(self.path(key)), suppress(FileNotFoundError, NotADirectoryError):
             # Opened, not looked at: that is what NFS asks its server about.
             handle = patiently(lambda: _open(self.address(key)))
             try:
@@ -138,11 +138,11 @@ class LocalStore(BlobStore):
             raise store_error(Path(path), error) from error
 
     def get(self, key: str) -> bytes:
-        with _store_errors(self.path(key)):
+        with store_errors(self.path(key)):
             return patiently(lambda: _read(self.address(key)))
 
     def keys(self, folder: str) -> list[str]:
-        with _store_errors(self.path(folder)):
+        with store_errors(self.path(folder)):
             try:
                 return patiently(lambda: _list(self.address(folder), folder))
             except FileNotFoundError:
@@ -150,7 +150,7 @@ class LocalStore(BlobStore):
 
     def put_new(self, key: str, source: Path) -> bool:
         target = self._inside(key)
-        with _store_errors(target):
+        with store_errors(target):
             _make_folder(target.parent)
             flush(source)
             try:
@@ -173,7 +173,7 @@ class LocalStore(BlobStore):
 
     def replace(self, key: str, source: Path) -> None:
         target = self._inside(key)
-        with _store_errors(target):
+        with store_errors(target):
             _make_folder(target.parent)
             flush(source)
             file = patiently(lambda: os.stat(source))
@@ -187,7 +187,7 @@ class LocalStore(BlobStore):
     @contextmanager
     def exclusive(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         path = self._inside(f"{LOCKS}/{name}")
-        with _store_errors(path):
+        with store_errors(path):
             _make_folder(path.parent)
             handle = locked(path, waiting)
         try:
@@ -200,7 +200,7 @@ class LocalStore(BlobStore):
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         folder = self._inside(f"{SCRATCH}/{new_name()}")
-        with _store_errors(folder):
+        with store_errors(folder):
             patiently(lambda: folder.mkdir(parents=True, exist_ok=True))
         try:
             yield folder
@@ -210,7 +210,7 @@ class LocalStore(BlobStore):
     def scratches(self) -> list[Scratch]:
         """All scratch folders, whosoever they are; not what somebody else put beside them."""
         folder = self._inside(f"{SCRATCH}/any").parent
-        with _store_errors(folder), suppress(FileNotFoundError):
+        with store_errors(folder), suppress(FileNotFoundError):
             return [Scratch(folder / name) for name in patiently(lambda: _folders(folder)) if is_scratch(name)]
         return []
 
@@ -265,7 +265,7 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def _store_errors(path: Path) -> Iterator[None]:
+def store_errors(path: Path) -> Iterator[None]:
     """OSError as StoreError, saying which file and what to do."""
     try:
         yield

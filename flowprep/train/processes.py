@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -60,13 +60,6 @@ class Processes:
         there = torch.tensor(int(here))
         distributed.all_reduce(there, distributed.ReduceOp.MAX, group=self.hosts)
         return bool(there.item())
-
-    def in_turn(self, action: Callable[[], None]) -> None:
-        """Let the leading process do ``action`` before any other goes on."""
-        if self.leads:
-            action()
-        if self.size > 1:
-            distributed.barrier(group=self.hosts)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from flowprep.errors import RefusedError
-from flowprep.store.blobs import store_error
+from flowprep.store.blobs import store_errors
 from flowprep.train.log import LOG, read_log
 from flowprep.train.processes import Processes
 from flowprep.wording import duration
@@ -128,12 +128,12 @@ class Log:
         self._before = max((line.get("seconds", 0.0) for line in kept), default=0.0)
         self._began = time.perf_counter()
         scratch = self._path.with_name(f".{LOG}.part")
-        with _storing(self._path):
+        with store_errors(self._path):
             scratch.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             scratch.replace(self._path)
             self._file = self._path.open("a", encoding="utf-8")
         self._curves = folder / EVENTS
-        with _storing(self._curves):
+        with store_errors(self._curves):
             self._events = _tensorboard(self._curves, iteration, say)
 
     @property
@@ -144,29 +144,20 @@ class Log:
     def write(self, iteration: int, line: dict[str, Any]) -> None:
         """Raises StoreError where the disk is full."""
         line = {"iteration": iteration, **line, "seconds": round(self.seconds, 3)}
-        with _storing(self._path):
+        with store_errors(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         if self._events:
-            with _storing(self._curves):
+            with store_errors(self._curves):
                 for name, value in _scalars(line):
                     self._events.add_scalar(name, value, iteration)
 
     def close(self) -> None:
-        with _storing(self._path):
+        with store_errors(self._path):
             self._file.close()
         if self._events:
-            with _storing(self._curves):
+            with store_errors(self._curves):
                 self._events.close()
-
-
-@contextmanager
-def _storing(path: Path) -> Iterator[None]:
-    """What fails of the disk here is a StoreError that names ``path``."""
-    try:
-        yield
-    except OSError as error:
-        raise store_error(path, error) from error
 
 
 @contextmanager
