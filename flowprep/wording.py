@@ -19,8 +19,8 @@ def printable(text: str) -> str:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of ``names``, and how many more there are."""
-    shown = ", ".join(names[:LISTED])
+    """The first of ``names``, :func:`printable`, and how many more there are."""
+    shown = ", ".join(map(printable, names[:LISTED]))
     return f"{shown} and {len(names) - LISTED:,} more" if len(names) > LISTED else shown
 
 

@@ -55,6 +55,7 @@ def trained(
     config: StreamConfig | None = None,
     scale: float = 500.0,
     training: dict[str, Any] | None = None,
+    learned: list[dict[str, int]] | None = None,
 ) -> Path:
     """A run folder with a checkpoint of random weights, whose scores differ much between inputs."""
     config, dataset = config or config_of(stream), dataset or flow_dataset()
@@ -65,7 +66,9 @@ def trained(
         for head in net.heads:
             head.weight *= scale
     named = [Task(f"task {number}", config.dataset, "f", classes) for number, classes in enumerate(tasks)]
-    saved = Checkpoint(config, 7, named, channels, dataset.settings.to_json(), net.state_dict(), training)
+    saved = Checkpoint(
+        config, 7, named, channels, dataset.settings.to_json(), net.state_dict(), training, learned or []
+    )
     (folder / "run").mkdir(parents=True, exist_ok=True)
     checkpoints.save(folder / "run" / checkpoints.NAME, saved)
     return folder / "run"

@@ -58,6 +58,21 @@ def test_evaluate_saves_scores_beside_the_checkpoint_or_elsewhere(tmp_path: Path
     assert Scores.load(tmp_path / "else" / "all of it-split1-all.npz").name == "all of it"
 
 
+def test_scores_of_another_dataset_are_not_replaced_without_a_word(tmp_path: Path) -> None:
+    folder = trained(tmp_path)
+    target = folder / "temporal-split2-test.npz"
+    for _ in range(2):
+        assert "replace" not in evaluate(folder, flow_folder(), *QUICK)
+    mine = Scores.load(target)
+    replace(mine, dataset="/other.zarr").save(target)  # moved since
+    assert "replace" not in evaluate(folder, flow_folder(), *QUICK)
+    replace(mine, dataset="/other.zarr", fingerprint="other").save(target)
+    assert f"{target}: had the scores of /other.zarr, which these replace." in evaluate(folder, flow_folder(), *QUICK)
+    assert Scores.load(target).dataset == mine.dataset
+    target.write_bytes(b"")
+    assert "replace" not in evaluate(folder, flow_folder(), *QUICK)
+
+
 def test_two_streams_at_once(tmp_path: Path) -> None:
     spatial, temporal = (trained(tmp_path / stream, stream) for stream in ("spatial", "temporal"))
     evaluate(spatial, temporal, flow_folder(), *QUICK, "-o", tmp_path, "-q")
@@ -137,9 +152,11 @@ def test_fuse_is_the_function(tmp_path: Path) -> None:
     expected = fusion.fuse(streams, "weighted", (2, 1))
     assert Scores.load(target).scores.tobytes() == expected.scores.tobytes()
     assert said == "".join(f"{one}\n" for one in (*streams, expected)) + f"saved: {target}\n"
-    said = fuse(*TESTS, "--method", "svm", *LESSONS, "-o", tmp_path / "new" / "s.npz")
+    Path("link.npz").symlink_to("folder/s.npz")
+    Path("folder").mkdir()
+    said = fuse(*TESTS, "--method", "svm", *LESSONS, "-o", tmp_path / "link.npz")
     assert "of 18 training videos right in 5-fold cross-validation" in said
-    assert Scores.load(tmp_path / "new" / "s.npz").name == "fused, svm"
+    assert Scores.load(tmp_path / "folder/s.npz").name == "fused, svm" and Path("link.npz").is_symlink()
     given = fuse(*TESTS, "--method", "svm", *LESSONS, "--svm-c", "2")
     assert "cross-validation" not in given
 
@@ -162,8 +179,18 @@ def test_weights_are_of_the_streams_whatever_their_order(files: dict[str, Path])
         streams = [Scores.load(files[f"{stream}-split{split}-test"]) for stream in ("spatial", "temporal")]
         expected = fusion.fuse(streams, "weighted", (3, 1))
         assert Scores.load(Path(f"out-split{split}.npz")).scores.tobytes() == expected.scores.tobytes()
-    with pytest.raises(UsageError, match="the splits have different streams"):
-        fuse(*tests, "--method", "weighted", "--weights", "3,1")
+
+
+@pytest.mark.usefixtures("files")
+def test_every_split_has_the_same_streams_two_or_more() -> None:
+    before = sorted(Path().iterdir())
+    with pytest.raises(UsageError, match="splits 1 and 2 have not the same streams; only one has: spatial"):
+        fuse(*TESTS, "temporal-split2-test.npz", "-o", "out.npz")
+    with pytest.raises(UsageError, match="splits 1 and 2 have not the same streams; only one has: spatial, temporal"):
+        fuse(TESTS[0], "temporal-split2-test.npz")
+    with pytest.raises(UsageError, match="temporal, split 1: one stream alone"):
+        fuse(TESTS[1], "temporal-split2-test.npz")
+    assert sorted(Path().iterdir()) == before
 
 
 @pytest.mark.usefixtures("files")
@@ -175,7 +202,10 @@ def test_names_do_not_steer_the_terminal() -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ((*TESTS, "-o", "."), "not a file"),
+        ((*TESTS, "-o", "."), "a folder; name a file"),
+        ((*TESTS, "-o", "new/"), "a folder; name a file"),
+        ((*TESTS, "-o", "nowhere/fused.npz"), "there is no such folder"),
+        ((*TESTS, "-o", "/dev/null"), "not a file"),
         ((*TESTS, "--weights", "1;2"), "numbers with commas"),
         ((*TESTS, TESTS[0]), "another file has spatial scores of split 1"),
         ((*TESTS, "--method", "svm", *LESSONS, "--train", "spatial-split2-train.npz"), "scores of split 2, of which"),

@@ -11,12 +11,17 @@ import torch
 
 from flowprep.config import StreamConfig
 from flowprep.errors import RefusedError, UsageError
+from flowprep.store.reader import Dataset, VideoTable
 from flowprep.train import checkpoint as checkpoints
 from flowprep.train import evaluate as evaluating
 from flowprep.train.checkpoint import Task
+from flowprep.train.learned_from import identity
 from tests.loader_data import flow_dataset, flow_folder
 from tests.one_thread import one_thread  # noqa: F401 - for all tests here
 from tests.test_evaluate import CLASSES, config_of, scores_of, stacks_of, trained
+from tests.training_data import dataset as small
+from tests.training_data import run as train
+from tests.training_data import tiny
 
 # --- heads ---
 
@@ -72,57 +77,69 @@ def test_classes_that_no_head_knows_are_refused(tmp_path: Path) -> None:
 # --- warnings ---
 
 
-def test_videos_that_were_trained_on_are_told(tmp_path: Path) -> None:
-    said: list[str] = []
-    run = trained(tmp_path)
-    scores_of(run, say=said.append)
-    assert not [text for text in said if "no test" in text]
-    config = config_of("temporal")
-    run = trained(tmp_path, config=replace(config, data=replace(config.data, split=1)))
-    scores_of(run, split=2, say=said.append)
-    assert "5 of 5 videos were trained on (split 1): this is no test." in said
-    with pytest.raises(UsageError, match="no video is in part 'test' of split 1"):
-        scores_of(run)
+def files(*labels: str) -> dict[str, int]:
+    """The videos of the dataset, or those of some classes, as a run writes down that it has learned from them."""
+    return {identity(row): 0 for row in flow_dataset().videos if not labels or row.label in labels}
 
 
-def told(folder: Path, dataset: Path, config: StreamConfig) -> list[str]:
-    """What a run of ``config``, trained on ``dataset``, is told of videos that it has learned from."""
+def told(run: Path, dataset: Path | Dataset) -> list[str]:
+    """What is said of videos that the network of ``run`` has learned from."""
     said: list[str] = []
-    scores_of(trained(folder, config=config), dataset, split=2, say=said.append)
+    scores_of(run, dataset, split=2, say=said.append)
     return [text for text in said if "no test" in text or "not known" in text]
 
 
-def test_videos_are_known_again_in_another_dataset(tmp_path: Path) -> None:
-    flow, stacks = str(flow_folder()), stacks_of("flow")
-    plain = config_of("temporal")
-    whole = replace(plain.data, whole=True)
-    all_of_them = ["5 of 5 videos were trained on (split 2): this is no test."]
-    assert told(tmp_path, stacks, plain) == []
-    assert told(tmp_path, stacks, replace(plain, data=whole)) == all_of_them
-    for joined in ("also", "added"):
-        data = replace(plain.data, **{joined: [flow]})
-        assert told(tmp_path, stacks, replace(plain, dataset=str(stacks), data=data)) == all_of_them
-    left_out = replace(plain.data, added=[flow], leave_out=["large"])
-    (text,) = told(tmp_path, stacks, replace(plain, data=left_out))
-    assert text.startswith("2 of 5 videos were trained on")
+ALL_OF_THEM = ["5 of 5 videos were trained on (split 2): this is no test."]
 
-    start = trained(tmp_path / "start", config=replace(plain, data=whole))
-    again = trained(tmp_path / "again", config=replace(plain, net=replace(plain.net, weights=str(start))))
+
+def test_a_run_knows_what_it_was_trained_on(tmp_path: Path) -> None:
+    """Also where the dataset at that path has other parts now."""
+    outcome, _ = train(tiny(tmp_path, solver={"iterations": 1}))
+    for part, expected in (("train", "8 of 8 videos were trained on (split 1): this is no test."), ("test", "")):
+        said: list[str] = []
+        evaluating.evaluate(outcome.checkpoint, small(), part=part, frames=1, crops=1, device="cpu", say=said.append)
+        assert [text for text in said if "no test" in text] == [expected] * bool(expected)
+    exchanged = Dataset(small())
+    rows = [replace(row, video=replace(row.video, splits=("test", "", ""))) for row in exchanged.videos]
+    exchanged.videos = VideoTable(rows)
+    evaluating.evaluate(outcome.checkpoint, exchanged, frames=1, crops=1, device="cpu", say=said.append)
+    assert said[-1] == "8 of 12 videos were trained on (split 1): this is no test."
+
+
+def test_videos_are_known_again_by_their_files(tmp_path: Path) -> None:
+    stacks = stacks_of("flow")
+    assert told(trained(tmp_path), stacks) == []
+    assert told(trained(tmp_path, learned=[files()]), flow_folder()) == ALL_OF_THEM
+    assert told(trained(tmp_path, learned=[files()]), stacks) == ALL_OF_THEM
+    assert told(trained(tmp_path, learned=[{}, files("large")]), stacks)[0].startswith("3 of 5 videos were trained on")
+    renamed = flow_dataset()
+    rows = [replace(row, video=replace(row.video, id=f"up/{row.id}")) for row in renamed.videos]
+    renamed.videos = VideoTable(rows)
+    assert told(tmp_path / "run", renamed)[0].startswith("3 of 5 videos were trained on")
+    others = {row.id: 0 for row in flow_dataset().videos}  # videos of the same names, with other content
+    assert told(trained(tmp_path, learned=[others]), flow_folder()) == []
+
+
+def test_videos_that_first_weights_were_trained_on(tmp_path: Path) -> None:
+    def after(weights: Path) -> StreamConfig:
+        config = config_of("temporal")
+        return replace(config, net=replace(config.net, weights=str(weights)))
+
+    start = trained(tmp_path / "start", learned=[files()])
+    again = trained(tmp_path / "again", config=after(start))
     for weights in (start, again):  # which the run before had its weights from
-        assert told(tmp_path, stacks, replace(plain, net=replace(plain.net, weights=str(weights)))) == all_of_them
+        assert told(trained(tmp_path, config=after(weights)), flow_folder()) == ALL_OF_THEM
     torch.save({}, tmp_path / "imagenet.pt")
     for weights in (tmp_path / "imagenet.pt", tmp_path / "gone.pt", tmp_path / "run"):  # the last are its own
-        assert told(tmp_path, stacks, replace(plain, net=replace(plain.net, weights=str(weights)))) == []
+        assert told(trained(tmp_path, config=after(weights)), flow_folder()) == []
 
 
-def test_where_datasets_are_gone(tmp_path: Path) -> None:
-    plain, gone = config_of("temporal"), str(tmp_path / "gone.zarr")
-    learned = replace(plain, dataset=gone, data=replace(plain.data, split=1))
-    assert told(tmp_path, flow_folder(), learned) == ["5 of 5 videos were trained on (split 1): this is no test."]
-    for data in (replace(plain.data, whole=True), replace(plain.data, also=[gone])):
-        (text,) = told(tmp_path, flow_folder(), replace(plain, dataset=gone, data=data))
-        assert text.startswith("the videos of a dataset that was trained on are not known: ")
-        assert gone in text
+def test_a_run_of_an_older_version_does_not_know_its_videos(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    saved = checkpoints.load(run)
+    saved.learned = None
+    checkpoints.save(run / checkpoints.NAME, saved)
+    assert told(run, flow_folder()) == ["run: of an older version; which videos it was trained on is not known."]
 
 
 def test_a_training_that_is_not_finished_is_told(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from flowprep.errors import UnfinishedError
+from flowprep.train import evaluate as evaluating
 from flowprep.train import fusion
 from flowprep.train.checkpoint import load
-from flowprep.train.experiment import laboratory, lines_of, made
+from flowprep.train.experiment import kept, laboratory, lines_of, made
 from flowprep.train.fusion import fuse
 from flowprep.train.paper import CAPTIONS, RESULTS
 from flowprep.train.run_folder import claimed
@@ -25,14 +26,11 @@ from tests.experiment_data import dataset, made_by, pipeline, run, weights
 from tests.one_thread import one_thread  # noqa: F401 - for all tests here
 from tests.training_data import same
 
-pytestmark = pytest.mark.filterwarnings("ignore:Liblinear failed to converge")  # on a handful of equal scores
-
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_fits() -> Iterator[None]:
-    """A fusion that learns stops early: how well it does is of no account here."""
+    """A fusion that learns tries little: how well it does is of no account here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fusion, "ITERATIONS", 50)
         patch.setattr(fusion, "CANDIDATES", (0.1, 1.0))
         yield
 
@@ -166,6 +164,46 @@ def test_scores_are_made_again_where_they_no_longer_hold(tmp_path: Path) -> None
     assert evaluated(frames=3, crops=2)
 
 
+def test_what_is_trained_is_not_said_to_be_trained_again(everything: Path) -> None:
+    said: list[str] = []
+    room = made_by(everything, said.append)
+    rows = [made(line, room) for line in lines_of("3", room)]
+    assert said == [f"row {row.number}, {row.result.row}: {row.accuracy:.1%}" for row in rows]
+
+
+@pytest.mark.parametrize(("part", "again"), [("train", [4]), ("test", [3, 4])])
+def test_what_is_fused_is_so_anew_where_scores_have_changed(everything: Path, part: str, again: list[int]) -> None:
+    """Of rows 3, by averaging, and 4, by an SVM that learns from the training part."""
+    said: list[str] = []
+    room = made_by(everything, said.append)
+    lines = lines_of("3", room, rows=[3, 4])
+    room.file(lines[0].runs[1], part).touch()
+    assert [line.accuracy is None for line in map(kept, lines, [room] * 2)] == [line.number in again for line in lines]
+    done = [made(line, room) for line in lines]
+    assert [row["here"] for row in rows_of(everything, "3")[2:]] == [line.accuracy for line in done]
+    methods = [line.recipes[0].method for line in lines if line.number in again]
+    assert [text.rpartition(" ")[2] for text in said if text.startswith("fusing")] == methods
+
+
+def test_warnings_are_shown_whenever_a_row_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of progress nothing is, with -q.
+
+    The network of row 5 has learned from all videos of the other dataset, which here is the same one.
+    """
+    monkeypatch.setattr(evaluating, "SAY_SECONDS", -1.0)
+    file = pipeline(tmp_path, experiment={"hmdb51": str(dataset("ucf101"))})
+    arguments = ("--rows", "5", "-q", "--json", str(tmp_path / "2.json"))
+    warning = "3 of 3 test videos were trained on: this is no test"
+    first = run(file, "2", *arguments).output
+    assert "3 of 3 videos were trained on (split 1): this is no test." in first
+    table = run(file, "2", *arguments).output
+    assert first.endswith(table) and f"Warnings:\n  5: {warning}.\n" in table
+    assert rows_of(file, "2")[0]["warnings"] == [warning]
+    assert warning in run(file, "2", "--rows", "5", "--list").output
+    for progress in ("training ", "evaluating", "/s", "row 5"):
+        assert progress not in first
+
+
 def test_a_stopped_table_goes_on_as_if_nothing_had_been(everything: Path, tmp_path: Path) -> None:
     file = pipeline(tmp_path)
     lines: list[str] = []
@@ -202,9 +240,12 @@ def test_a_stop_at_the_end_of_a_run_is_not_lost(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("runs/*/*.npz"))
 
 
-def test_interrupted_while_evaluating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_interrupted_while_evaluating(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr(laboratory, "evaluate", interrupted)
     with pytest.raises(UnfinishedError, match="the same command goes on"):

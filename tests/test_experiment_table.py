@@ -91,7 +91,7 @@ def test_a_run_with_other_settings_is_left_alone(tmp_path: Path) -> None:
     assert "solver.iterations: 2 -> 3" in output
     listed = run(file, "1b", "--rows", "1", "--iterations", "3", "--list").output
     assert "flow1-split1: a run with other settings: solver.iterations: 2 -> 3" in listed
-    assert "%" not in listed
+    assert "  not run  (other videos) 73.9 %\n" in listed
 
 
 def test_a_dataset_of_other_stacks_is_not_taken_for_these(tmp_path: Path) -> None:
@@ -128,6 +128,8 @@ def test_keys_that_they_do_not_set_count(tmp_path: Path) -> None:
         (["--rows", "9"], "--rows 9: table 1a has the rows 1 to 7"),
         (["--rows", "1,x"], "--rows 1,x: give numbers with commas"),
         (["--json", "none/there.json"], "there is no such folder"),
+        (["--json", "/dev/full"], "not a file"),
+        (["--json", "none/"], "a folder; name a file"),
     ],
 )
 def test_arguments(tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -248,6 +250,9 @@ def test_other_videos_are_not_compared(paper: Callable[..., Laboratory]) -> None
     lines = lines_of("2", paper(ucf101=fewer))
     reason = "split 1 of ucf101.zarr has 3,782 test videos, that of UCF-101 3,783"
     assert [line.otherwise for line in lines] == ["", reason, reason, reason, reason]
+    printed = text_of("2", lines, paper(ucf101=fewer)).splitlines()
+    assert [line.endswith("  46.6 %") for line in printed].count(True) == 1
+    assert [line.endswith("  (other videos) 81.5 %") for line in printed].count(True) == 1
     (line,) = lines_of("1b", paper(), splits=[2], rows=[4])
     assert line.otherwise == "the paper's number is of split 1"
     (line,) = lines_of("4", paper(), splits=[1], rows=[8])
@@ -259,8 +264,9 @@ def test_scores_of_too_few_videos_are_not_compared(
 ) -> None:
     room = paper()
     (line,) = lines_of("1b", room, rows=[4])
+    monkeypatch.setattr(room, "warnings", lambda *_: [])
     monkeypatch.setattr(room, "scores", lambda _: random_scores(0, 3783, 101))
-    assert made(line, room).otherwise == ""
+    assert (made(line, room).otherwise, made(line, room).why_not) == ("", "")
     monkeypatch.setattr(room, "scores", lambda _: random_scores(0, 3700, 101))
     assert made(line, room).otherwise == "of split 1, 3,700 of 3,783 videos have scores"
 

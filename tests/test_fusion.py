@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flowprep.errors import RefusedError, UsageError
-from flowprep.train.fusion import CANDIDATES, FOLDS, METHODS, features, fuse, in_common, stratified
+from flowprep.train.fusion import CANDIDATES, FOLDS, ITERATIONS, METHODS, features, fuse, in_common, stratified
 from flowprep.train.scores import UNKNOWN, Scores
 from tests.score_data import random_scores, scores_of, softmax
 
@@ -181,13 +181,12 @@ def test_the_svm_minimises_what_crammer_and_singer_state() -> None:
 def test_two_classes_and_classes_without_training_videos(method: str) -> None:
     labels = np.arange(20) % 2
     values = softmax(np.where(np.arange(2) == labels[:, None], 2.0, 0.0))
-    training = scores_of(values, labels, prefix="train", part="train")
-    fused = fuse([scores_of(values, labels)], method, training=[training])
-    assert fused.accuracy == 1
+    names = ("spatial", "temporal")
     three = np.hstack([values, np.zeros((20, 1), np.float32)])
-    training = scores_of(three, labels, prefix="train", part="train")
-    fused = fuse([scores_of(three, labels)], method, training=[training])
-    assert fused.accuracy == 1
+    for classes in (values, three):
+        training = [scores_of(classes, labels, name, prefix="train", part="train") for name in names]
+        fused = fuse([scores_of(classes, labels, name) for name in names], method, training=training)
+        assert fused.accuracy == 1
     assert (fused.scores[:, 2] < fused.scores[:, :2].min(axis=1) + 1e-9).all()
 
 
@@ -199,6 +198,18 @@ def test_training_videos_without_a_label_are_not_learned_from() -> None:
     none = [replace(stream, labels=np.full(40, UNKNOWN)) for stream in training]
     with pytest.raises(RefusedError, match="fewer than two classes"):
         fuse(streams, "svm", training=none)
+
+
+@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.filterwarnings("error")
+def test_one_line_says_that_the_final_fit_has_no_end(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams, training = parity(1, 20, "test", "test"), parity(2, 40, "train", "train")
+    said: list[str] = []
+    fuse(streams, method, training=training, say=said.append, quiet=True)
+    assert said == []
+    monkeypatch.setitem(ITERATIONS, method, 1)
+    fuse(streams, method, training=training, say=said.append, quiet=True)
+    assert len(said) == 1 and f"{method}, C = 0.01: not fitted to the end after 1 iterations" in said[0]
 
 
 @FEW
@@ -286,6 +297,7 @@ def test_training_scores_that_do_not_fit_are_refused() -> None:
         ({"method": "weighted", "weights": (0, 0)}, "not all of them 0"),
         ({"method": "weighted", "weights": (1, -1)}, "0 or more"),
         ({"method": "weighted", "weights": (1, math.nan)}, "0 or more"),
+        ({"method": "weighted", "weights": (1e308, 1e308)}, "none of them huge"),
         ({"method": "max", "c": 1.0}, "leave them out"),
         ({"method": "svm", "c": -1.0, "training": parity(2, 20, "train", "train")}, "positive"),
     ],
@@ -297,6 +309,16 @@ def test_arguments_that_make_no_sense_are_refused(options: dict[str, Any], match
 def test_without_streams_there_is_nothing_to_fuse() -> None:
     with pytest.raises(UsageError, match="no scores"):
         fuse([])
+    for method in METHODS:
+        refused(pair(1)[0], match="spatial, split 1: one stream alone", error=UsageError, method=method)
+
+
+def test_names_in_messages_do_not_steer_the_terminal() -> None:
+    spatial, temporal = pair(1)
+    odd = replace(temporal, name="a\x1b[2J", classes=("c00", "c01", "c02", "d\x1b[2J"))
+    refused(spatial, odd, match=r"^a\?\[2J: .* only one has: c03, d\?\[2J\.")
+    refused(spatial, replace(temporal, ids=("x\x1b", *temporal.ids[1:]), name="a\x1b"), match=r"a\? lacks 1 video")
+    refused(replace(spatial, ids=("x\x1b", *temporal.ids[1:])), temporal, match=r"that spatial has: x\?\.")
 
 
 def test_weights_of_other_streams_must_be_given() -> None:

@@ -25,7 +25,7 @@ from flowprep.config import (
     StreamConfig,
     TrainDataConfig,
 )
-from flowprep.errors import RefusedError, UsageError, Verdict, VideoError
+from flowprep.errors import RefusedError, StoreError, UsageError, Verdict, VideoError
 from flowprep.run import product
 from flowprep.store import blobs
 from flowprep.store.reader import Dataset
@@ -301,12 +301,16 @@ def test_what_does_not_go_together_is_refused_before_a_video_is_decoded(tmp_path
     bare = replace(SETTINGS, storage=StorageConfig(rgb=False)).to_json()
     stacks = replace(SETTINGS, stack=StackConfig(length=4)).to_json()  # of nothing
     longer = replace(SETTINGS, stack=StackConfig(length=5), origins=(SETTINGS.storage,)).to_json()
+    centred = replace(SETTINGS, stack=StackConfig(length=4, anchor="centre"), origins=(SETTINGS.storage,)).to_json()
+    many = replace(SETTINGS, origins=(SETTINGS.storage,) * 9).to_json()
     wrong = [
         {"video": {}},
         {**SETTINGS.to_json(), "flow": []},
         {**SETTINGS.to_json(), "origins": 1},
         stacks,
         longer,
+        centred,
+        many,
         bare,
     ]
     for number, settings in enumerate(wrong):
@@ -316,6 +320,30 @@ def test_what_does_not_go_together_is_refused_before_a_video_is_decoded(tmp_path
     with pytest.raises(RefusedError, match=r"one.*twice"):
         Predictor([trained(tmp_path / "one", "temporal", classes=("a", "a", "b"))])
     assert not extracted
+
+
+def test_what_was_not_finished_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command may be run again, after a full disk or a video that cannot be used."""
+    predictor = Predictor([trained(tmp_path / "run", "spatial")], **FEW)
+    extract = InProcess.extract
+
+    def full(*arguments: Any) -> Any:
+        extract(*arguments)
+        raise StoreError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InProcess, "extract", full)
+        with pytest.raises(StoreError):
+            predictor.predict(path_of(CLIP), tmp_path / "kept")
+    assert not list((tmp_path / "kept").iterdir())
+    with pytest.raises(VideoError):
+        predictor.predict(tmp_path / "none.avi", tmp_path / "kept")
+    assert not list((tmp_path / "kept").iterdir())
+    Predictor([tmp_path / "run"], **FEW).predict(path_of(CLIP), tmp_path / "kept")
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    for file in (path_of(CLIP), path_of(CLIP) / "below"):
+        with pytest.raises(UsageError, match="not a folder, or below a file: name another one"):
+            predictor.predict(path_of(OTHER), file)
 
 
 def test_kept_datasets_are_not_mixed(tmp_path: Path) -> None:

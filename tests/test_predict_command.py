@@ -95,6 +95,10 @@ def test_a_signal_ends_it_and_what_is_done_is_kept(
         (["run"], "no video"),
         (["run", "folder", "a.avi"], "folder: a folder without checkpoint.pt"),
         (["none.pt", "a.avi"], "none.pt"),
+        (["pipe.pt", "a.avi"], "pipe.pt: cannot be read .not a file"),
+        (["run", "https://example.com/x.mp4"], "https://example.com/x.mp4: addresses are not read"),
+        (["s3://runs/checkpoint.pt", "a.avi"], "s3://runs/checkpoint.pt: addresses are not read"),
+        (["run", "a.avi", "--keep", "a.avi"], "a.avi: not a folder, or below a file"),
     ],
 )
 def test_arguments_that_are_refused(
@@ -104,6 +108,16 @@ def test_arguments_that_are_refused(
 
     trained(tmp_path / "run", "spatial")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "a.avi").touch()
+    os.mkfifo(tmp_path / "pipe.pt")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=words):
         command.main(arguments, standalone_mode=False)
+
+
+def test_a_pipe_is_no_video(tmp_path: Path) -> None:
+    """It is not opened, which would wait for somebody to write to it."""
+    os.mkfifo(tmp_path / "pipe.avi")
+    done = in_this_process("predict", trained(tmp_path / "run", "spatial"), tmp_path / "pipe.avi", "--device", "cpu")
+    assert done.returncode == ExitCode.REFUSED
+    assert "pipe.avi: bad_path: not a regular file" in done.stderr

@@ -39,6 +39,18 @@ def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path: Path, e
     assert (tmp_path / "file").read_bytes() == b"old" and names(tmp_path) == ["file"]
 
 
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/file")  # which is not there yet
+    for data in (b"old", b"new"):
+        write(tmp_path / "link", data)
+        assert (tmp_path / "folder/file").read_bytes() == data
+    assert names(tmp_path / "folder") == ["file"] and (tmp_path / "link").is_symlink()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UsageError, match="loop: not a file"):
+        write(tmp_path / "loop", b"new")
+
+
 def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()

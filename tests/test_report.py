@@ -65,6 +65,14 @@ def test_numbers_by_their_definitions(tmp_path: Path) -> None:
         assert (source.labels[number], source.predicted[number]) == (true, taken)
 
 
+def test_of_a_confusion_the_surest_mistake_is_shown(tmp_path: Path) -> None:
+    first, second = (made(labels=[1, 1, 1], right=0, split=split) for split in (1, 2))
+    first.scores[:] = second.scores[:] = 0.01
+    first.scores[:, 2], second.scores[:, 2] = (0.6, 0.8, 0.7), (0.5, 0.3, 0.4)  # all are taken for the class 2
+    (item,) = report([first, second], tmp_path / "report.html")["hardest"]["confusions"]
+    assert (item["times"], item["split"], item["video"]) == (6, 1, first.ids[1])
+
+
 def test_interval_of_wilson() -> None:
     # 5 of 10 and 0 of 10 are in any table of it; 1.96 standard deviations.
     assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=5e-5)
@@ -162,7 +170,7 @@ def test_command(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.npz" for name in ("spatial", "temporal")]
     for path in paths:
         made(path.stem).save(path)
-    output = tmp_path / "out" / "page.html"
+    output = tmp_path / "page.html"
     result = CliRunner().invoke(command, [*map(str, paths), "-o", str(output)], catch_exceptions=False)
     assert result.exit_code == 0
     assert f"{output}" in result.output
@@ -172,6 +180,11 @@ def test_command(tmp_path: Path) -> None:
         CliRunner().invoke(command, [str(paths[0])] * 2, catch_exceptions=False)
     with pytest.raises(RefusedError, match=r"none\.npz"):
         CliRunner().invoke(command, [str(tmp_path / "none.npz")], catch_exceptions=False)
+    (tmp_path / "taken.json").mkdir()
+    for name, words in (("none/page.html", "no such folder"), ("taken.html", r"taken\.json: a folder")):
+        with pytest.raises(UsageError, match=words):
+            CliRunner().invoke(command, [str(paths[0]), "-o", str(tmp_path / name)], catch_exceptions=False)
+    assert not (tmp_path / "taken.html").exists()
 
 
 # --- hostile names ---

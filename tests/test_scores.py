@@ -144,6 +144,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "ids are a number": ({"ids": 5}, "damaged"),
     "a split of text": ({"split": "1"}, "split is no whole number"),
     "a split that is true": ({"split": True}, "split is no whole number"),
+    "a split that is not there": ({"split": 10**30}, "split is more than 3"),
     "less than no crops": ({"crops": -1}, "crops is no whole number"),
     "a name that is none": ({"name": 7}, "name is no text"),
     "a field too many": ({"colour": "red"}, "colour"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from flowprep.config import StreamConfig
 from flowprep.errors import RefusedError, StoreError, UsageError
-from flowprep.train.checkpoint import NAME, Checkpoint, Task, load, network, save
+from flowprep.train.checkpoint import NAME, Checkpoint, Task, is_checkpoint, load, network, save
 from flowprep.train.nets import build
+from flowprep.train.torch_file import read_torch
 from tests.training_data import tiny
 
 TASKS = [Task("first", "a.zarr", "f" * 64, ("left", "right", "Grüße")), Task("second", "b.zarr", "0" * 64, ("x", "y"))]
@@ -24,8 +26,9 @@ def example(folder: Path, **changes: Any) -> Checkpoint:
     torch.manual_seed(0)
     model = build(config.net, 4, [3, 2], crop=config.data.crop).state_dict()
     training = {"optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}}, "sources": [{"batch": 3}]}
-    fields: dict[str, Any] = {"config": config, "iteration": 7, "tasks": TASKS, "channels": 4, "settings": {"a": [1]}}
-    return Checkpoint(**fields | {"model": model, "training": training} | changes)
+    fields: dict[str, Any] = {"config": config, "iteration": 3, "tasks": TASKS, "channels": 4, "settings": {"a": [1]}}
+    fields |= {"model": model, "training": training, "learned": [{"a" * 64: 2}, {"b" * 64: 0}]}
+    return Checkpoint(**fields | changes)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -33,7 +36,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     save(tmp_path / NAME, written)
     for path in (tmp_path, tmp_path / NAME):
         read = load(path)
-        for name in ("config", "iteration", "tasks", "channels", "settings", "versions"):
+        for name in ("config", "iteration", "tasks", "channels", "settings", "versions", "learned"):
             assert getattr(read, name) == getattr(written, name)
         assert isinstance(read.config, StreamConfig)
         assert isinstance(read.tasks[0], Task)
@@ -48,9 +51,10 @@ def test_the_network_of_a_checkpoint(tmp_path: Path) -> None:
     assert not module.training
     assert all(torch.equal(value, written.model[name]) for name, value in module.state_dict().items())
     assert [len(logits[0]) for logits in module(torch.zeros(1, 4, 32, 32))] == [3, 2]
-    del written.model["heads.1.bias"]
-    with pytest.raises(RefusedError, match="do not fit its network cnn-m-2048: heads.1.bias"):
-        network(written)
+    bias = written.model.pop("heads.1.bias")
+    for wrong in ({}, {"heads.1.bias": torch.ones(3)}, {"heads.1.bias": bias.int()}, {"heads.1.bias": bias.double()}):
+        with pytest.raises(RefusedError, match="do not fit its network cnn-m-2048: heads.1.bias"):
+            network(replace(written, model=written.model | wrong))
 
 
 class Touch:
@@ -81,7 +85,16 @@ def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
         {"flowprep_checkpoint": 2},
         {"iteration": "7"},
         {"iteration": -7},
+        {"iteration": 10**12},
+        {"iteration": 6},  # all of them, of a training that is not finished
         {"config": {"stream": "sideways"}},
+        {"config": {"stream": ""}},
+        {"tasks": []},
+        {"tasks": [["a", "b", "c", []]]},
+        {"tasks": [["a", "b", "c", ["left", "left"]]]},
+        {"learned": {}},
+        {"learned": [["id"]]},
+        {"learned": [{"id": "left"}]},
         {"config": None},
         {"tasks": [["only a name"]]},
         {"tasks": [["a", "b", "c", [1, 2]]]},
@@ -105,10 +118,13 @@ def test_other_files_are_refused(tmp_path: Path, changes: dict[str, Any]) -> Non
 def test_keys_that_lack_are_refused(tmp_path: Path) -> None:
     save(tmp_path / NAME, example(tmp_path))
     tree = torch.load(tmp_path / NAME, weights_only=True)
-    for name in tree:
+    for name in tree.keys() - {"learned"}:
         torch.save({key: value for key, value in tree.items() if key != name}, tmp_path / "less.pt")
         with pytest.raises(RefusedError, match="less.pt: not a checkpoint of flowprep"):
             load(tmp_path / "less.pt")
+    del tree["learned"]  # as in those of older versions
+    torch.save(tree, tmp_path / "older.pt")
+    assert load(tmp_path / "older.pt").learned is None
 
 
 def test_damage_is_refused(tmp_path: Path) -> None:
@@ -118,6 +134,23 @@ def test_damage_is_refused(tmp_path: Path) -> None:
         (tmp_path / "cut.pt").write_bytes(whole[:size])
         with pytest.raises(RefusedError, match=r"cut\.pt"):
             load(tmp_path / "cut.pt")
+
+
+def test_the_old_format_of_torch_is_refused_without_a_word_of_others(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """It has no checksums, and is never written; of pickles, PyTorch would warn."""
+    save(tmp_path / NAME, example(tmp_path))
+    tree = torch.load(tmp_path / NAME, weights_only=True)
+    torch.save(tree, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"a": 1}, protocol=4))
+    for name in ("old.pt", "pickle.pt"):
+        with pytest.raises(RefusedError, match=f"{name}: no file of weights; it is damaged"):
+            load(tmp_path / name)
+    with pytest.raises(RefusedError, match="no file of weights"):
+        read_torch(tmp_path / "pickle.pt", old=True)
+    assert is_checkpoint(read_torch(tmp_path / "old.pt", old=True)), "which weights are taken of"
+    assert not recwarn.list
 
 
 def test_flipped_bits_are_refused(tmp_path: Path) -> None:
@@ -151,8 +184,8 @@ def test_a_disk_that_fills_up_keeps_the_old_one(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(StoreError, match=f"{NAME}: .*run the same command again"):
-            save(tmp_path / NAME, example(tmp_path, iteration=8))
+            save(tmp_path / NAME, example(tmp_path, iteration=4))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert load(tmp_path).iteration == 7
+    assert load(tmp_path).iteration == 3
     assert [item.name for item in tmp_path.iterdir()] == [NAME]

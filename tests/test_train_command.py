@@ -79,6 +79,8 @@ def test_stacks_are_as_they_are_stored(tmp_path: Path) -> None:
     file = tmp_path / "temporal-split1" / CONFIG
     assert StreamConfig.from_json(yaml.safe_load(file.read_text())["train"]).stack == expected
     assert "nothing to do" in command(*given).output
+    for nothing in ("stack=", "stack.length=", "stack={}"):
+        assert "nothing to do" in command(*given, "--set", nothing).output
     with pytest.raises(UsageError, match="its stacks have length 3, not 10"):
         command(*given, "--set", "stack.length=10")
     pipeline = tmp_path / "pipeline.yaml"
@@ -129,6 +131,13 @@ def test_values_of_set_are_yaml() -> None:
         ("stream=spatial", "stream is spatial, and --stream temporal"),
         ("data.split=2", "no video is in part 'train' of split 2; .* --set data.whole=true"),
         ("data.crop=64", "no video can be drawn"),
+        ("stack.length=0", "command line: stack.length 0: give 1 to 32 fields"),
+        ("stack.temporal_stride=0", "command line: stack.temporal_stride 0: give 1"),
+        ("stack={length: 3, bidirectional: true}", "stack.length 3: half of it"),
+        ("data.also=['']", "data.also: an empty path"),
+        ("data.added=[a.zarr, '']", "data.added: an empty path"),
+        ("data.scales=[1, 0.001]", r"data.scales \[1.0, 0.001\]: give shares of the shorter side from 0.1 to 1"),
+        ("data.scales=[1.1]", r"data.scales \[1.1\]: give shares"),
     ],
 )
 def test_settings_that_are_wrong(tmp_path: Path, text: str, message: str) -> None:

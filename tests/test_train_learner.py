@@ -11,20 +11,21 @@ import torch
 from flowprep.errors import RefusedError, UsageError
 from flowprep.stacks.torch_loader import to_pixels
 from flowprep.train import learner as learner_module
+from flowprep.train.compiling import check_gradients
 from flowprep.train.device import autocast, choose_device
 from flowprep.train.learner import Learner, Part, _portions, _seed
 from flowprep.train.processes import Processes
 from flowprep.train.tasks import Lessons, open_lessons
-from tests.training_data import dataset, run, tiny
+from tests.training_data import dataset, run, same, tiny
 
 CPU = Processes(torch.device("cpu"))
 
 
-def learner_of(**changes: Any) -> tuple[Learner, Lessons, list[Part]]:
+def learner_of(processes: Processes = CPU, **changes: Any) -> tuple[Learner, Lessons, list[Part]]:
     """A learner, what it learns, and the first batch."""
     config = tiny(Path("unused"), **changes)
     lessons = open_lessons(config, 3, share=(0, 1), workers=0)
-    learner = Learner(config, lessons, CPU, lambda _: None, begin=True)
+    learner = Learner(config, lessons, processes, lambda _: None, begin=True)
     return learner, lessons, [learner.part(source.loader.batch(0, 0), source) for source in lessons.sources]
 
 
@@ -76,6 +77,21 @@ def test_each_task_has_the_mean_loss_of_its_own_samples() -> None:
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_the_accuracy_is_the_share_of_all_samples() -> None:
+    """Of two tasks, whose samples count alike."""
+    learner, lessons, parts = learner_of(
+        data={"also": [str(dataset("second"))]}, net={"dropout": 0.0}, solver={"batch": 9}
+    )
+    right = 0
+    for head, source in enumerate(lessons.sources):
+        batch = source.loader.batch(0, 0)
+        with torch.no_grad():  # so that some are right, whatever the weights
+            learner.network.heads[head].bias[source.labels[batch.labels[0]]] += 1000
+        right += int((batch.labels == batch.labels[0]).sum())
+    assert 2 <= right < 9
+    assert learner.step(1, 0.0, parts)[-1].item() == pytest.approx(right / 9)
+
+
 def test_steps_have_momentum_and_weight_decay() -> None:
     """v = momentum * v + gradient + decay * w; w = w - rate * v, of weights and biases alike."""
     solver = {"momentum": 0.8, "weight_decay": 0.1}
@@ -91,19 +107,57 @@ def test_steps_have_momentum_and_weight_decay() -> None:
         torch.testing.assert_close(weight.detach(), weights[name], rtol=1e-4, atol=1e-7)
 
 
-def test_the_network_is_compiled_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[torch.nn.Module] = []
+# --- compiled ---
 
-    def compile_(module: torch.nn.Module) -> torch.nn.Module:
-        compiled.append(module)
-        return module
 
-    monkeypatch.setattr(torch, "compile", compile_)
-    learner_of()
-    assert compiled == []
-    learner, _, _ = learner_of(solver={"compile": True})
-    assert compiled == [learner.network]
-    assert learner._forward is learner.network
+def test_nothing_is_compiled_for_a_cpu() -> None:
+    with pytest.raises(UsageError, match="solver.compile: on a CPU, PyTorch's compiler leaves convolutions without"):
+        learner_of(solver={"compile": True})
+
+
+def test_a_compiled_network_goes_on_where_its_gradients_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at them changes nothing, not even the statistics of batch normalisation."""
+    calls: list[torch.nn.Module] = []
+    monkeypatch.setattr(learner_module, "compiled", lambda network, _: lambda x: calls.append(network) or network(x))
+    plain, _, parts = learner_of(net={"name": "resnet18"})
+    learner, _, _ = learner_of(net={"name": "resnet18"}, solver={"compile": True})
+    for iteration, seen in ((1, 2), (2, 3)):
+        assert torch.equal(learner.step(iteration, 0.1, parts), plain.step(iteration, 0.1, parts))
+        assert calls == [learner.network] * seen
+    assert same(learner.state(), plain.state())
+
+
+def test_a_compiled_network_without_some_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(network: Any, _: torch.device) -> Any:
+        return lambda x: [head(network.features(x).detach() + 0 * network.features(x)) for head in network.heads]
+
+    monkeypatch.setattr(learner_module, "compiled", cut)
+    learner, _, parts = learner_of(solver={"compile": True})
+    with pytest.raises(RefusedError, match=r"trunk.conv1.weight has a gradient of length 0, and of .*train without"):
+        learner.step(1, 0.1, parts)
+
+
+def test_gradients_that_are_much_longer_or_shorter() -> None:
+    expected = {"one": torch.ones(4), "two": torch.ones(9), "noise": torch.full((4,), 1e-9)}
+    check_gradients(expected, expected)
+    check_gradients(expected, {**expected, "one": 4 * torch.ones(4), "noise": torch.zeros(4)})
+    for wrong in (torch.zeros(9), 11 * torch.ones(9), 0.09 * torch.ones(9), torch.full((9,), torch.nan)):
+        with pytest.raises(RefusedError, match="two has a gradient"):
+            check_gradients(expected, {**expected, "two": wrong})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_compiled_network_learns_as_it_would_otherwise() -> None:
+    gpu = Processes(torch.device("cuda", 0))
+    changes: dict[str, Any] = {"net": {"dropout": 0.5}, "solver": {"precision": "float32"}}
+    plain, _, parts = learner_of(gpu, **changes)
+    learner, _, _ = learner_of(gpu, **{**changes, "solver": {"precision": "float32", "compile": True}})
+    torch.testing.assert_close(learner.step(1, 0.0, parts), plain.step(1, 0.0, parts), rtol=1e-2, atol=1e-2)
+    for name, gradient in gradients(plain).items():
+        assert (gradients(learner)[name] - gradient).norm() < 0.05 * gradient.norm() + 1e-6
+
+
+# --- portions ---
 
 
 def test_a_single_part_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +262,54 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     state = learner.state()
     assert all(torch.equal(state[name], value) for name, value in before.model.items() if name.startswith("trunk"))
     assert len(state["heads.0.weight"]) == 3
+
+
+def learned() -> tuple[Learner, dict[str, torch.Tensor], dict[str, Any]]:
+    """A learner that has not begun, and the states of one that has."""
+    before, _, parts = learner_of()
+    before.step(1, 0.1, parts)
+    state = before.optimiser.state_dict()
+    learner, _, _ = learner_of()
+    assert learner.optimiser.state == {}
+    return learner, before.state(), {"state": {number: dict(item) for number, item in state["state"].items()}}
+
+
+def test_momentum_goes_on_in_memory_of_its_own() -> None:
+    """However it lies in the file: here as one number, repeated, which a step would write to many times."""
+    learner, model, state = learned()
+    first, second = (state["state"][number]["momentum_buffer"] for number in (0, 1))
+    state["state"][0]["momentum_buffer"] = torch.ones(1).expand(first.shape)
+    learner.go_on(model, state)
+    weights = learner.optimiser.param_groups[0]["params"]
+    kept = [learner.optimiser.state[weight]["momentum_buffer"] for weight in weights]
+    assert torch.equal(kept[0], torch.ones(first.shape)) and torch.equal(kept[1], second)
+    assert kept[1] is not second
+    assert [buffer.stride() for buffer in kept] == [weight.stride() for weight in weights]
+    assert same(learner.state(), model)
+
+
+def test_a_momentum_that_is_none_is_refused() -> None:
+    learner, model, state = learned()
+    momentum = state["state"][1]["momentum_buffer"]
+    wrong = [momentum.double(), momentum.int(), momentum.half(), momentum.to_sparse(), momentum.to("meta")]
+    for other in [*wrong, momentum.flatten()[1:], momentum.tolist(), None]:
+        state["state"][1] = {"momentum_buffer": other}
+        with pytest.raises(RefusedError, match="checkpoint.pt: not of this network, or its momentum is not: delete it"):
+            learner.go_on(model, state)
+    state["state"][1] = {"momentum_buffer": momentum}
+    learner.go_on(model, state)
+
+
+def test_states_that_lack_something_are_refused() -> None:
+    learner, model, state = learned()
+    some = {number: item for number, item in state["state"].items() if number}
+    bias = model["heads.0.bias"]
+    for wrong in ({}, {"state": {}}, {"state": some}, {"state": []}, {"state": {**some, 0: {}}}, {"state": None}):
+        with pytest.raises(RefusedError, match="its momentum is not: delete it"):
+            learner.go_on(model, wrong)
+    for other in (bias.int(), bias.double(), bias[1:]):
+        with pytest.raises(RefusedError, match="not of this network"):
+            learner.go_on({**model, "heads.0.bias": other}, state)
 
 
 def test_precision_is_as_asked() -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from flowprep.errors import RefusedError, StoreError, UnfinishedError
 from flowprep.stacks import StackLoader
@@ -27,7 +26,7 @@ from flowprep.train.inputs import test_loader as loader_for_testing
 from flowprep.train.log import LOG, read_log
 from flowprep.train.nets import Network
 from flowprep.train.processes import Processes
-from flowprep.train.run_folder import CONFIG, claimed, write_config
+from flowprep.train.run_folder import CONFIG
 from flowprep.train.tasks import open_lessons
 from flowprep.train.validating import Validation, validate
 from tests.training_data import CROP, dataset, kill_at, run, same, tiny
@@ -140,78 +139,24 @@ def test_a_finished_run_says_so(undisturbed: Path) -> None:
     assert (undisturbed / "checkpoint.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"solver": {"learning_rate": 0.1}}, r"what differs:\n  solver.learning_rate: 0.01 -> 0.1\n"),
-        ({"solver": {"iterations": 7}}, "solver.iterations: 6 -> 7"),
-        ({"net": {"width": 0.06}}, "net.width: 0.05 -> 0.06"),
-        ({"stack": {"length": 3}}, "stack.length: 2 -> 3"),
-    ],
-)
-def test_another_configuration_is_refused(undisturbed: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(RefusedError, match=message):
-        run(tiny(undisturbed, **changes))
+def test_a_line_of_the_log_is_of_all_its_iterations_also_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solver = {"log_every": 4, "checkpoint_every": 100}
+    run(tiny(tmp_path / "whole", solver=solver))
+    step = learner.Learner.step
 
+    def stopped(self: learner.Learner, iteration: int, *rest: Any) -> torch.Tensor:
+        if iteration == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, iteration, *rest)
 
-def test_another_dataset_is_refused(undisturbed: Path) -> None:
-    second = str(dataset("second"))
-    with pytest.raises(RefusedError, match=r"classes of the dataset .*: 4 -> 3"):
-        run(tiny(undisturbed, dataset=second))
-    with pytest.raises(RefusedError, match="number of tasks: 1 -> 2"):
-        run(tiny(undisturbed, data={"also": [second]}))
-
-
-def test_some_keys_may_change_when_a_run_goes_on(undisturbed: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnfinishedError):
-        run(tiny(tmp_path), kill_at(2, signal.SIGTERM))
-    free = {"log_every": 2, "checkpoint_every": 5, "validate_every": 3, "device": ""}
-    if torch.cuda.is_available():
-        free["device"] = "cpu"
-    moved = {"weights": "moved.pt"}  # a run that goes on does not read it
-    _, checkpoint = run(tiny(tmp_path, data={"workers": 2, "on_damage": "skip"}, net=moved, solver=free))
-    assert same(checkpoint.model, load(undisturbed).model)
-
-
-def test_a_checkpoint_that_is_damaged_or_does_not_fit(undisturbed: Path, tmp_path: Path) -> None:
-    """Refused with what to do, not taken."""
-    with pytest.raises(UnfinishedError):
-        run(tiny(tmp_path), kill_at(2, signal.SIGTERM))
-    tree = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    states = tree["training"]["optimizer"]["state"]
-    states[next(iter(states))] = {"momentum_buffer": torch.ones(2)}
-    torch.save(tree, tmp_path / "checkpoint.pt")
-    with pytest.raises(RefusedError, match="checkpoint.pt: not of this network, or its momentum is not: delete it"):
-        run(tiny(tmp_path))
-    tree["training"]["optimizer"]["state"] = {}
-    tree["training"]["sources"][0]["epoch"] = "first"
-    torch.save(tree, tmp_path / "checkpoint.pt")
-    with pytest.raises(RefusedError, match="the checkpoint's place in a dataset is none: delete it"):
-        run(tiny(tmp_path))
-    for less in ({}, {"optimizer": {}}, {"optimizer": {}, "sources": [3]}):
-        torch.save({**tree, "training": less}, tmp_path / "checkpoint.pt")
-        with pytest.raises(RefusedError, match="without all that training goes on from. Delete it"):
-            run(tiny(tmp_path))
-    (tmp_path / "checkpoint.pt").write_bytes((undisturbed / "checkpoint.pt").read_bytes()[:-100])
-    with pytest.raises(RefusedError, match="it is damaged, .* would run code. Delete it to begin anew"):
-        run(tiny(tmp_path))
-
-
-def test_the_comment_of_a_configuration_is_one_line(tmp_path: Path) -> None:
-    for name, shown in (("my set.zarr", "'my set.zarr'"), ("a\nb: [", "DATASET")):
-        write_config(tmp_path, tiny(tmp_path, dataset=name))
-        text = (tmp_path / CONFIG).read_text()
-        assert f"--stream temporal {shown} OTHER_FOLDER\n" in text
-        assert yaml.safe_load(text)["train"]["dataset"] == name
-
-
-def test_other_videos_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnfinishedError):
-        run(tiny(tmp_path), kill_at(2, signal.SIGTERM))
-    whole = StackLoader.state_dict
-    monkeypatch.setattr(StackLoader, "state_dict", lambda self: {**whole(self), "videos": "others"})
-    with pytest.raises(RefusedError, match="the dataset has other videos"):
-        run(tiny(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(learner.Learner, "step", stopped)
+        with pytest.raises(UnfinishedError, match="after iteration 3"):
+            run(tiny(tmp_path / "stopped", solver=solver))
+    run(tiny(tmp_path / "stopped", solver=solver))
+    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
 
 
 def test_divergence_is_an_error_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,12 +196,6 @@ def test_a_full_disk_is_an_error_and_keeps_the_checkpoint(tmp_path: Path, monkey
 
 def load_if_there(folder: Path) -> int:
     return load(folder).iteration if (folder / "checkpoint.pt").exists() else 0
-
-
-def test_nobody_else_may_train_in_the_folder(tmp_path: Path) -> None:
-    with claimed(tmp_path), pytest.raises(RefusedError, match="another process is training there"):
-        run(tiny(tmp_path))
-    run(tiny(tmp_path, solver={"iterations": 1}))
 
 
 def test_damaged_samples_are_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,35 @@ def test_all_videos_are_trained_on_where_asked() -> None:
     assert whole.validation is None
 
 
+def test_validation_is_on_the_split_that_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a dataset whose second split alone has a test part."""
+
+    class Moved(Dataset):
+        def __init__(self, path: str) -> None:
+            super().__init__(path)
+            splits = {"train": ("train", "train", ""), "test": ("", "test", "")}
+            rows = [replace(row, video=replace(row.video, splits=splits[row.splits[0]])) for row in self.videos]
+            self.videos = VideoTable(rows)
+
+    monkeypatch.setattr(tasks, "Dataset", Moved)
+    assert lessons().validation is None
+    validation = lessons(data={"split": 2}).validation
+    assert validation
+    assert ["_02." in clip.id for clip in validation.sampler.clips] == [True] * 4
+
+
+def test_videos_that_are_learned_from_are_known_by_their_files() -> None:
+    (source,) = lessons().sources
+    rows = {row.row.sha256: row for row in Dataset(dataset()).videos if row.splits[0] == "train"}
+    assert source.videos.keys() == rows.keys()
+    assert len(rows) == 8
+    for file, label in source.videos.items():
+        assert CLASSES["first"][label] == rows[file].label
+    first, second_ = lessons(data={"added": second(), "leave_out": ["left"]}).sources
+    assert first.videos == source.videos
+    assert sorted(set(second_.videos.values())) == [4, 5], "numbers of the head's classes"
+
+
 def test_further_tasks_have_heads_of_their_own_and_all_their_videos() -> None:
     found = lessons(data={"also": second()}, solver={"batch": 9})
     assert [task.classes for task in found.tasks] == [CLASSES["first"], CLASSES["second"]]
@@ -227,6 +256,9 @@ def test_training_inputs_are_changed_as_configured() -> None:
 def test_other_settings_of_a_dataset_are_refused_when_a_run_goes_on() -> None:
     (source,) = lessons().sources
     state = source.state()
-    source.go_on(state)
+    source.go_on(state, 0)
     with pytest.raises(RefusedError, match="made with other settings"):
-        source.go_on({**state, "fingerprint": "another"})
+        source.go_on({**state, "fingerprint": "another"}, 0)
+    for place in ({"batch": 2}, {"epoch": 1}, {"batch": 3}, {"epoch": -1}):  # of three batches none is learned from
+        with pytest.raises(RefusedError, match="the checkpoint's place in a dataset is none"):
+            source.go_on({**state, **place}, 0)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
 from flowprep import __version__
-from flowprep.errors import ExitCode, FlowprepError
+from flowprep.errors import ExitCode, FlowprepError, UsageError
 
 COMMANDS = {
     "extract": "Compute flow for a folder or list of videos, into one dataset.",
@@ -32,6 +34,9 @@ COMMANDS = {
     "doctor": "Say what works on this machine, and why the rest does not.",
     "demo": "Render clips with known motion, extract them, check, train, report. Or take your own clips.",
 }
+
+
+SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2)  # that ask for the end
 
 
 class _PipeError(Exception):
@@ -84,6 +89,16 @@ def flowprep() -> None:
     """
 
 
+class _Lossy(io.FileIO):
+    """A file for messages: what cannot be written there is lost, and stops nothing."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or len(data)  # None where it would have to wait
+        except OSError:
+            return len(data)
+
+
 def complain(text: str) -> None:
     """One message, on standard error."""
     click.echo(f"flowprep: {text}", err=True)
@@ -96,14 +111,49 @@ def _nobody_reads() -> bool:
     return any(event & select.POLLERR for _, event in watch.poll(0))
 
 
-def main() -> None:
-    """Run the command line; every FlowprepError is one clear message and its exit code."""
+def _prepare_streams() -> None:
+    """Standard output and standard error are there, and messages on the latter stop nothing."""
+    if (messages := sys.stderr) is not None:
+        buffer = io.BufferedWriter(_Lossy(messages.fileno(), "wb", closefd=False))
+        sys.stderr = io.TextIOWrapper(buffer, messages.encoding, messages.errors, line_buffering=True)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - as long as the process
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # outside of runs, which handle them in their own way
-        signal.signal(number, lambda *_: sys.exit(ExitCode.UNFINISHED))
+
+
+def _stop(*_: object) -> None:
+    """A signal asks for the end, outside of runs, which handle them in their own way; then only Ctrl-C is heeded."""
+    for number in SIGNALS:
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(ExitCode.UNFINISHED)
+
+
+def main() -> None:
+    """Run the command line; every FlowprepError is one clear message and its exit code."""
+    _prepare_streams()
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has SIGHUP
+    for number in heeded:
+        if number != signal.SIGINT:  # a KeyboardInterrupt
+            signal.signal(number, _stop)
     try:
+        _run()
+    finally:  # nothing is left that would have to end in good order
+        for number in heeded:
+            signal.signal(number, lambda *_: os._exit(ExitCode.UNFINISHED))
+
+
+def _check_folder() -> None:
+    """Raises UsageError where the working directory was deleted: names of files mean nothing then."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the working directory is no longer there: change to one that is.") from None
+
+
+def _run() -> None:
+    try:
+        _check_folder()
         flowprep(standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Abort:

@@ -47,6 +47,10 @@ def command(videos: str | None, output: str, method: str, train: bool | None) ->
     if found := outcome.recognition:
         rows += [
             ("spatial stream, test videos recognised", f"{found.spatial_accuracy:.1%} (chance {found.chance:.1%})"),
+            (
+                "  of its training videos",
+                f"{found.spatial_training_accuracy:.1%}, loss {found.spatial_training_loss:.2f}",
+            ),
             ("temporal stream", f"{found.temporal_accuracy:.1%}"),
             ("fused by averaging, by an SVM", f"{found.fused_accuracy:.1%}, {found.svm_accuracy:.1%}"),
             ("seeds", ", ".join(f"{name} {seed}" for name, seed in found.seeds.items())),

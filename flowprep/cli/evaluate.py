@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowprep.cli.training import crops_option, frames_option
+
+if TYPE_CHECKING:
+    from flowprep.train.scores import Scores
 
 
 @click.command("evaluate")
@@ -72,5 +76,19 @@ def command(
             scores = evaluate(path, dataset, checkpoint=checkpoint, **options, say=told(), quiet=quiet)
         except (KeyboardInterrupt, SystemExit):  # SystemExit: the command line's answer to SIGTERM
             raise UnfinishedError(f"stopped; nothing of {path} is saved. Run the same command again.") from None
+        _tell_replaced(target, scores, told())
         scores.save(target)
         click.echo(f"{scores}\nsaved: {target}")
+
+
+def _tell_replaced(target: Path, scores: Scores, say: Callable[[str], None]) -> None:
+    """Say it where the scores in the file to write are of another dataset."""
+    from flowprep.errors import RefusedError
+    from flowprep.train.scores import Scores
+
+    try:
+        before = Scores.load(target)
+    except RefusedError:  # none, or nothing to be missed
+        return
+    if before.dataset != scores.dataset and before.fingerprint != scores.fingerprint:
+        say(f"{target}: had the scores of {before.dataset}, which these replace.")

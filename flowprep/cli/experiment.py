@@ -28,7 +28,7 @@ TABLES = ["1a", "1b", "2", "3", "4"]
     "--list", "listing", is_flag=True, help="Show the table with what has been made, and the runs. Run nothing."
 )
 @click.option("--json", "target", type=click.Path(), help="Write the numbers there, too.")
-@click.option("-q", "--quiet", is_flag=True, help="No lines of progress.")
+@click.option("-q", "--quiet", is_flag=True, help="No lines of progress; warnings are shown.")
 def command(
     pipeline: str,
     table: str,
@@ -61,18 +61,18 @@ def command(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("experiments are one process each: without torchrun, give each GPU other --rows and --device.")
     if target:
-        check_target("--json", Path(target))
+        check_target("--json", target)
     over = with_options(assignments(settings), given)
     training, experiment = read_experiment(Path(pipeline))
     require_torch()
     from flowprep.store.replacing import replacing
     from flowprep.train.experiment import Laboratory, json_of, kept, lines_of, made, text_of
 
-    laboratory = Laboratory(training, experiment, pipeline, over, told(quiet=quiet))
+    laboratory = Laboratory(training, experiment, pipeline, over, told(), quiet=quiet)
     lines = lines_of(table, laboratory, sorted(set(splits)), _numbers(rows))
     try:
         lines = [(kept if listing else made)(line, laboratory) for line in lines]
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # SystemExit: the command line's answer to SIGTERM
         raise UnfinishedError("stopped; the same command goes on.") from None
     click.echo(text_of(table, lines, laboratory, states=listing))
     if target:

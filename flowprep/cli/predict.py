@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -12,6 +13,8 @@ import click
 
 from flowprep.cli.training import crops_option, frames_option
 from flowprep.errors import ExitCode
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @click.command("predict")
@@ -50,7 +53,7 @@ def command(
     from flowprep.errors import RefusedError, UnfinishedError, VideoError
 
     if json_file and json_file != "-":
-        check_target("--json", Path(json_file))
+        check_target("--json", json_file)
     require_torch()
     from flowprep.train.predict import Predictor
 
@@ -87,6 +90,8 @@ def _sorted(arguments: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
     from flowprep.errors import UsageError
     from flowprep.train.checkpoint import NAME
 
+    if address := next((text for text in arguments if ADDRESS.match(text) and not Path(text).exists()), None):
+        raise UsageError(f"{address}: addresses are not read. Download it, and give the file.")
     checkpoints: list[Path] = []
     videos: list[Path] = []
     for path in map(Path, arguments):
@@ -104,6 +109,8 @@ def _of_torch(path: Path) -> bool:
     if path.suffix in (".pt", ".pth"):
         return True
     try:
+        if not path.is_file():  # what else is opened may never end
+            return False
         with zipfile.ZipFile(path) as file:
             return any(name.endswith("/data.pkl") for name in file.namelist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):

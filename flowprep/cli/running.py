@@ -26,32 +26,48 @@ def configuration(kind: type[Any], names: dict[str, str | None], pipeline: str |
 
 
 def told(*, quiet: bool = False) -> Callable[[str], None]:
-    """What prints lines on standard error; once nobody reads them any more, work goes on without."""
+    """What prints lines on standard error; where they cannot be written, work goes on without."""
 
     def say(text: str) -> None:
         if not quiet:
-            with suppress(BrokenPipeError):
+            with suppress(OSError):
                 click.echo(text, err=True)
 
     return say
 
 
-def check_target(option: str, path: Path, *, new_folder: bool = False) -> None:
-    """Before long work: raises UsageError where the file ``path`` cannot be written; its folder may be a new one."""
+def check_target(option: str, given: str | Path, *, new_folder: bool = False) -> None:
+    """Before any work: raises UsageError where the file ``given``, or what a link of that name leads to, cannot be
+    written. Its folder has to be there, unless it is for a ``new_folder`` that the user has named.
+    """
     try:
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        path = Path(os.path.realpath(given))
+        folder = next(parent for parent in path.parents if parent.exists())
         (folder / f".{path.name}.part").exists()  # the name that it has at first
-        if path.is_dir():
-            raise UsageError(f"{option} {path}: a folder; name a file.")
-        if not new_folder and folder != path.absolute().parent:
-            raise UsageError(f"{option} {path}: there is no such folder.")
+        if path.is_dir() or str(given).endswith("/"):
+            raise UsageError(f"{option} {given}: a folder; name a file.")
+        if Path(given).exists() and not Path(given).is_file():
+            raise UsageError(f"{option} {given}: not a file, so that nothing is put in its place: give another name.")
+        if _goes_to(Path(given)):
+            raise UsageError(f"{option} {given}: what is printed goes there: give another name.")
+        if not new_folder and folder != path.parent:
+            raise UsageError(f"{option} {given}: there is no such folder.")
         if not folder.is_dir():
-            raise UsageError(f"{option} {path}: {folder} is no folder.")
+            raise UsageError(f"{option} {given}: {folder} is no folder.")
         if not os.access(folder, os.W_OK):
-            raise UsageError(f"{option} {path}: {folder} may not be written to.")
+            raise UsageError(f"{option} {given}: {folder} may not be written to.")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{option} {path}: no file can have that name ({reason}).") from None
+        raise UsageError(f"{option} {given}: no file can have that name ({reason}).") from None
+
+
+def _goes_to(path: Path) -> bool:
+    """Whether standard output, or standard error, is written to the file ``path``."""
+    for stream in (1, 2):
+        with suppress(OSError):  # there is no such file, or stream
+            if os.path.samestat(path.stat(), os.fstat(stream)):
+                return True
+    return False
 
 
 def run_and_report(run: Any) -> None:

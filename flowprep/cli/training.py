@@ -79,8 +79,8 @@ def stream_of(pipeline: str | None, stream: str, over: dict[str, Any]) -> Stream
     stored = Dataset(config.dataset).settings.stack if stream == "temporal" else None
     if stored is None:
         return config
-    defaults = {"stack": {item.name: getattr(stored, item.name) for item in dataclasses.fields(Stacking)}}
-    return stream_config(merged(defaults, tree), stream, where, over)
+    stacking = Stacking(**{item.name: getattr(stored, item.name) for item in dataclasses.fields(Stacking)})
+    return stream_config(tree, stream, where, over, stacking)
 
 
 def weights_of(text: str | None) -> tuple[float, ...] | None:

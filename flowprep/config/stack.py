@@ -38,13 +38,13 @@ class Stacking:
     def __post_init__(self) -> None:
         check_choices(self)
         if not 1 <= self.length <= MAX_LENGTH:
-            raise UsageError(f"--length {self.length}: give 1 to {MAX_LENGTH} fields.")
+            raise UsageError(f"stack.length {self.length}: give 1 to {MAX_LENGTH} fields.")
         if not 1 <= self.temporal_stride <= MAX_STRIDE:
-            raise UsageError(f"--temporal-stride {self.temporal_stride}: give 1 (every field) to {MAX_STRIDE}.")
+            raise UsageError(f"stack.temporal_stride {self.temporal_stride}: give 1 (every field) to {MAX_STRIDE}.")
         if self.bidirectional and self.length % 2:
-            raise UsageError(f"--length {self.length}: half of it is for each direction, so give an even number.")
+            raise UsageError(f"stack.length {self.length}: half of it is for each direction, so give an even number.")
         if self.bidirectional and self.anchor != "start":
-            raise UsageError("--anchor is for stacks of one direction: those of both have the frame in the middle.")
+            raise UsageError("stack.anchor is for stacks of one direction: those of both have the frame in the middle.")
 
 
 @dataclass(frozen=True)

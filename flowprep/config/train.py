@@ -18,6 +18,7 @@ INITS = ("gaussian", "he")
 POSITIONS = ("random", "centre", "corners")
 ON_DAMAGE = ("raise", "skip")
 PRECISIONS = ("auto", "float32", "bfloat16")
+LEAST_SCALE = 0.1
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class TrainDataConfig:
         _check_range(self, "split", 1, SPLITS)
         _check_range(self, "crop", 16, 4096)
         _check_range(self, "workers", 0, 256)
+        for name in ("also", "added"):
+            if not all(getattr(self, name)):
+                raise UsageError(f"data.{name}: an empty path among {getattr(self, name)}; give those of datasets.")
+        if not all(LEAST_SCALE <= scale <= 1 for scale in self.scales):
+            raise UsageError(f"data.scales {self.scales}: give shares of the shorter side from {LEAST_SCALE} to 1.")
         if self.also and self.added:
             raise UsageError("also and added exclude each other: further tasks, or more classes for the one.")
         if self.leave_out and not self.added:
@@ -82,7 +88,9 @@ class SolverConfig:
     momentum: float = setting(0.9, "Of the gradient.", metavar="M")
     weight_decay: float = setting(5e-4, "Of all weights and biases.", metavar="W")
     precision: str = setting("auto", "Of matrix products; auto: bfloat16 where the GPU has it.", choices=PRECISIONS)
-    compile: bool = setting(False, "Compile the network (torch.compile): a minute at the start, faster steps.")
+    compile: bool = setting(
+        False, "Compile the network (torch.compile), on a GPU: a minute at the start, faster steps."
+    )
     device: str = setting("", "cpu, cuda or cuda:1; default: a GPU where there is one.", metavar="NAME")
     seed: int = setting(0, "Of weights, draws and dropout.", metavar="N")
     log_every: int = setting(20, "Iterations between two lines of progress.", metavar="N")
@@ -137,11 +145,19 @@ class TrainingConfig(StreamConfig):
     temporal: dict[str, Any] = setting({}, "The same keys, for the temporal stream alone.")
 
 
-def stream_config(tree: dict[str, Any], stream: str, where: str, over: dict[str, Any] | None = None) -> StreamConfig:
+def stream_config(
+    tree: dict[str, Any],
+    stream: str,
+    where: str,
+    over: dict[str, Any] | None = None,
+    stacking: Stacking | None = None,
+) -> StreamConfig:
     """The configuration of one ``stream`` from the section ``train`` of a pipeline file.
 
     The keys of the section apply to both streams, those in its own subsection go before them, and ``over`` (the same
-    tree of keys, from the command line) before all. ``output`` becomes the stream's own folder in the one named there.
+    tree of keys, from the command line) before all. What all of them leave out of ``stack``, or empty, is as in
+    ``stacking``. ``output`` becomes the stream's own folder in the one named there.
+
     Raises UsageError naming ``where`` and the key.
     """
     if stream not in STREAMS:
@@ -149,6 +165,10 @@ def stream_config(tree: dict[str, Any], stream: str, where: str, over: dict[str,
     from_mapping(TrainingConfig, tree, where, "train.")
     shared = {key: value for key, value in tree.items() if key not in STREAMS}
     tree = merged(merged(shared, tree.get(stream) or {}), over or {})
+    said = tree.get("stack") or {}
+    if stacking and isinstance(said, dict):  # else it is refused as it is
+        given = {key: value for key, value in said.items() if value is not None}
+        tree = tree | {"stack": dataclasses.asdict(stacking) | given}
     config = from_mapping(StreamConfig, tree, where, f"train.{stream}.")
     return dataclasses.replace(config, stream=stream, output=f"{config.output}/{stream}-split{config.data.split}")
 

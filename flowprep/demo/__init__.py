@@ -78,13 +78,8 @@ def run_demo(
     extraction = Extraction(config, say)
     chosen = extraction.settings.flow
     say(f"Extracting with {chosen.method} on {chosen.backend}, {extraction.workers} workers.")
-    try:
-        with timed("extract"):
-            summary = extraction.run()
-    except UnfinishedError:
-        raise UnfinishedError(
-            "Stopped. The demo starts anew each time; to keep what is done, use flowprep extract."
-        ) from None
+    with _begun_anew(), timed("extract"):
+        summary = extraction.run()
     dataset = Dataset(output / "flow.zarr")
     with timed("check"):
         report = verify(dataset, full=True)
@@ -96,7 +91,8 @@ def run_demo(
         raise RefusedError(f"None of the {info.videos} videos could be used: {summary.failures[0].reason}")
     sheet = output / "contact-sheet.png"
     save_png(sheet, _sheet(dataset))
-    recognition = recognise(output, timed, say) if rendered and training else None
+    with _begun_anew():
+        recognition = recognise(output, timed, say) if rendered and training else None
     outcome = Outcome(
         videos=info.videos,
         failed=len(summary.failures),
@@ -124,6 +120,17 @@ def rendered_config(output: Path, method: str = FlowConfig.method) -> ExtractCon
         flow=FlowConfig(method=method),
         storage=StorageConfig(rgb_short_side=HEIGHT),
     )
+
+
+@contextmanager
+def _begun_anew() -> Iterator[None]:
+    """Other runs that are stopped here could go on; not those of a demonstration."""
+    try:
+        yield
+    except UnfinishedError:
+        raise UnfinishedError(
+            "Stopped. The demo starts anew each time; to keep what is done, use flowprep extract and train."
+        ) from None
 
 
 def _prepare(output: Path) -> None:

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flowprep.config import STREAMS, StackConfig, StackingConfig, StreamConfig, stream_config
 from flowprep.run.driver import Stacking
+from flowprep.train.scores import Scores
 
 TRAINING: dict[str, Any] = {
     "data": {"crop": 112},
@@ -33,6 +36,8 @@ class Recognition:
     """Shares of the test videos that were recognised."""
 
     spatial_accuracy: float
+    spatial_training_accuracy: float  # of the clips that were learned from: no more than chance, nothing was learned
+    spatial_training_loss: float  # mean cross-entropy of those; guessing has the logarithm of the number of classes
     temporal_accuracy: float
     fused_accuracy: float  # average of the scores
     svm_accuracy: float  # SVM on the scores, trained on those of the training videos
@@ -87,6 +92,8 @@ def recognise(output: Path, timed: Timer, say: Callable[[str], None]) -> Recogni
         write_report([*test.values(), *fused], page, say=say)
     return Recognition(
         spatial_accuracy=round(test["spatial"].accuracy, 4),
+        spatial_training_accuracy=round(learnt["spatial"].accuracy, 4),
+        spatial_training_loss=round(_loss(learnt["spatial"]), 4),
         temporal_accuracy=round(test["temporal"].accuracy, 4),
         fused_accuracy=round(fused[0].accuracy, 4),
         svm_accuracy=round(fused[1].accuracy, 4),
@@ -95,6 +102,12 @@ def recognise(output: Path, timed: Timer, say: Callable[[str], None]) -> Recogni
         seeds={name: config.solver.seed for name, config in streams.items()},
         page=str(page),
     )
+
+
+def _loss(scores: Scores) -> float:
+    """Mean cross-entropy of videos that all have a label."""
+    likely = scores.scores[np.arange(len(scores)), scores.labels]
+    return float(-np.log(np.maximum(likely, np.finfo(np.float32).tiny)).mean())
 
 
 def add_to_report(output: Path, numbers: dict[str, Any]) -> None:

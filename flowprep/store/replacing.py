@@ -16,10 +16,12 @@ from flowprep.store.blobs import flush, store_error
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write to, which takes the place of ``path`` at the end of the block, unless that is left by an error.
 
-    Its folder is made where it is missing. For one writer at a time. Raises UsageError where something else than a file
-    is at ``path``, StoreError where the disk is full or fails.
+    A link stays, and leads to the new file. A folder that is missing is made. For one writer at a time. Raises
+    UsageError where something else than a file is at ``path``, StoreError where the disk is full or fails.
     """
-    if path.exists() and not path.is_file():
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    if (path.exists() or path.is_symlink()) and not path.is_file():  # a link that is left leads to itself
         raise UsageError(f"{path}: not a file, so that nothing is put in its place: give another name.")
     scratch = path.with_name(f".{path.name}.part")  # one name: what a killed process left is written over
     try:

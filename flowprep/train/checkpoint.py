@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
-from flowprep.config import StreamConfig
+from flowprep.config import STREAMS, StreamConfig
 from flowprep.errors import RefusedError, UsageError
 from flowprep.store.replacing import replacing
 from flowprep.train.nets import Network, build
+from flowprep.train.schedule import schedule_of
 from flowprep.train.torch_file import read_torch
 from flowprep.versions import versions
 from flowprep.wording import some
@@ -45,7 +47,8 @@ class Checkpoint:
     channels: int  # of the inputs
     settings: dict[str, Any]  # of the first task's dataset, Settings.to_json()
     model: dict[str, torch.Tensor]
-    training: dict[str, Any] | None = None  # states of optimiser and inputs; None: the training is finished
+    training: dict[str, Any] | None = None  # states of optimiser, inputs and log; None: the training is finished
+    learned: list[dict[str, int]] | None = None  # of each dataset: identity of a video -> its class; None: not known
     versions: dict[str, str] = dataclasses.field(
         default_factory=lambda: {**versions(), "torch": str(torch.__version__)}
     )
@@ -94,38 +97,56 @@ def network(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Netwo
     config = checkpoint.config
     classes = [len(task.classes) for task in checkpoint.tasks]
     module = build(config.net, checkpoint.channels, classes, crop=config.data.crop)
-    own = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    given = {name: tensor.shape for name, tensor in checkpoint.model.items()}
-    if wrong := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
+    if wrong := misfits(module, checkpoint.model):
         raise RefusedError(f"the checkpoint's weights do not fit its network {config.net.name}: {some(wrong)}.")
     module.load_state_dict(checkpoint.model)
     return module.to(device).eval()
+
+
+def misfits(module: nn.Module, model: dict[str, torch.Tensor]) -> list[str]:
+    """Names of tensors that only one of ``module`` and ``model`` has, or that have other shapes or types in them."""
+    own, given = (
+        {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        for tensors in (module.state_dict(), model)
+    )
+    return sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
 
 
 def _checked(tree: Any) -> Checkpoint:
     """The checkpoint that :func:`save` made ``tree`` of; KeyError, TypeError, ValueError or UsageError for others."""
     if not isinstance(tree, dict) or tree.get("flowprep_checkpoint") != FORMAT:
         raise ValueError(f"no mark of format {FORMAT}")
+    config = StreamConfig.from_json(tree["config"])
+    if config.stream not in STREAMS or not tree["tasks"]:
+        raise ValueError("no stream, or no classes")
+    finished = tree["training"] is None
     return Checkpoint(
-        config=StreamConfig.from_json(tree["config"]),
-        iteration=_count(tree["iteration"]),
+        config=config,
+        iteration=_count(tree["iteration"], schedule_of(config.solver).iterations - (not finished)),
         tasks=[_task(*item) for item in _of(list, tree["tasks"])],
         channels=_of(int, tree["channels"]),
         settings=_of(dict, tree["settings"]),
         model={_of(str, name): _plain(value) for name, value in _of(dict, tree["model"]).items()},
-        training=None if tree["training"] is None else _of(dict, tree["training"]),
+        training=None if finished else _of(dict, tree["training"]),
+        learned=None if tree.get("learned") is None else [_videos(item) for item in _of(list, tree["learned"])],
         versions=_of(dict, tree["versions"]),
     )
 
 
 def _task(name: str, dataset: str, fingerprint: str, classes: Sequence[str]) -> Task:
     names = tuple(_of(str, text) for text in classes)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"no classes for {name}, or one twice")
     return Task(_of(str, name), _of(str, dataset), _of(str, fingerprint), names)
 
 
-def _count(value: Any) -> int:
-    if _of(int, value) < 0:
-        raise ValueError(f"{value} in place of a count")
+def _videos(learned: Any) -> dict[str, int]:
+    return {_of(str, video): _of(int, label) for video, label in _of(dict, learned).items()}
+
+
+def _count(value: Any, most: int) -> int:
+    if not 0 <= _of(int, value) <= most:
+        raise ValueError(f"{value} in place of a count up to {most}")
     return int(value)
 
 

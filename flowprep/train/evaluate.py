@@ -31,7 +31,7 @@ from flowprep.train import checkpoint as checkpoints
 from flowprep.train.checkpoint import Checkpoint, Task
 from flowprep.train.device import autocast, choose_device, memory_format
 from flowprep.train.inputs import channels_of, test_loader
-from flowprep.train.learned_from import learned_from
+from flowprep.train.learned_from import identity, learned_from
 from flowprep.train.schedule import schedule_of
 from flowprep.train.scores import UNKNOWN, Scores
 from flowprep.wording import duration, plural, some
@@ -260,8 +260,9 @@ def warn_unfinished(path: Path, checkpoint: Checkpoint, say: Callable[[str], Non
 def _warn(checkpoint: Checkpoint, dataset: Dataset, loader: StackLoader, say: Callable[[str], None]) -> None:
     """Say what makes the scores mean less than they seem to."""
     clips, split = loader.sampler.clips, checkpoint.config.data.split
-    if learned := learned_from(checkpoint.config, dataset, say) & {clip.id for clip in clips}:
-        say(f"{len(learned):,} of {plural(len(clips), 'video')} were trained on (split {split}): this is no test.")
+    learned = learned_from(checkpoint, say)
+    if known := sum(identity(dataset.videos[clip.id]) in learned for clip in clips):
+        say(f"{known:,} of {plural(len(clips), 'video')} were trained on (split {split}): this is no test.")
     if dataset.unfinished_shards:
         say(f"{dataset.path} is not complete, still to be extracted: {plural(dataset.unfinished_shards, 'shard')}.")
     flow = checkpoint.settings.get("flow")

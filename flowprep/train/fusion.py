@@ -7,6 +7,7 @@ and a linear SVM on them. A learned fusion is trained on scores of the training 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ LEARNED = ("logistic", "svm")
 WEIGHTS = {"spatial": 1.0, "temporal": 1.5}  # of the temporal segment networks (Wang et al., ECCV 2016)
 CANDIDATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # for C, where cross-validation chooses it
 FOLDS = 5
-ITERATIONS = 10_000  # of the solvers, at most
+ITERATIONS = {"logistic": 10_000, "svm": 100_000}  # of the solvers, at most; the latter is LIBLINEAR's own limit
 
 
 def fuse(
@@ -33,26 +34,28 @@ def fuse(
     c: float | None = None,
     *,
     say: Callable[[str], None] = lambda _: None,
+    quiet: bool = False,
 ) -> Scores:
     """One score for each video and class, from those of all ``streams``; videos and classes sorted.
 
     Parameters
     ----------
-    streams: scores of the same videos and classes, in any order; the same split and part.
+    streams: scores of the same videos and classes, in any order; the same split and part; two or more.
     method: "average", "weighted" mean, "max"imum of the scores; or, learned from ``training``, "logistic" regression
         or the multi-class linear "svm" of Crammer & Singer (JMLR 2001), both on :func:`features`. Scores of the
         SVM are its decision values, those of logistic regression probabilities.
     weights: of "weighted", one a stream, in any scale; default: :data:`WEIGHTS`.
     training: of the learned methods: for each stream the scores, under the same name, of other videos.
     c: of the learned methods, how much errors count against regularisation; default: that of :data:`CANDIDATES` with
-        the highest accuracy in cross-validation on ``training``, of equal ones the smallest. ``say`` is told.
+        the highest accuracy in cross-validation on ``training``, of equal ones the smallest.
+    say: is told of a classifier that was not fitted to the end; and, unless ``quiet``, of the C that was chosen.
 
     Raises UsageError for arguments that do not go together, RefusedError for scores that do not.
     """
     _check_arguments(streams, method, weights, training, c)
     streams = _matched(streams)
     if method in LEARNED:
-        fused = _learned(streams, method, _of_streams(streams, training), c, say)
+        fused = _learned(streams, method, _of_streams(streams, training), c, say, quiet=quiet)
     else:
         fused = _combined(streams, method, weights)
     first = streams[0]
@@ -101,12 +104,14 @@ def _check_arguments(
         raise UsageError(f"method {method!r}: give {', '.join(METHODS)}.")
     if not streams:
         raise UsageError("no scores to fuse: name the files that flowprep evaluate has written.")
+    if len(streams) == 1:
+        raise UsageError(f"{_names(streams)}, split {streams[0].split}: one stream alone; give two or more to fuse.")
     if weights is not None and method != "weighted":
         raise UsageError(f"weights are for the method weighted, not for {method}: leave them out.")
-    if weights is not None and (
-        len(weights) != len(streams) or not all(0 <= weight < math.inf for weight in weights) or sum(weights) == 0
-    ):
-        raise UsageError(f"weights {weights}: give {len(streams)}, one a stream, 0 or more, not all of them 0.")
+    if weights is not None and (len(weights) != len(streams) or min(weights) < 0 or not 0 < sum(weights) < math.inf):
+        raise UsageError(
+            f"weights {weights}: give {len(streams)}, one a stream, 0 or more, not all of them 0, none of them huge."
+        )
     if (training or c is not None) and method not in LEARNED:
         raise UsageError(f"training scores and C are for {' and '.join(LEARNED)}, not for {method}: leave them out.")
     if not training and method in LEARNED:
@@ -124,13 +129,14 @@ def _matched(streams: Sequence[Scores]) -> list[Scores]:
     for stream in streams:
         if (stream.split, stream.part) != (first.split, first.part):
             raise RefusedError(
-                f"{first.name} is of the part {first.part!r} of split {first.split}, {stream.name} of "
+                f"{first.shown} is of the part {first.part!r} of split {first.split}, {stream.shown} of "
                 f"{stream.part!r} of {stream.split}: fuse scores of the same videos."
             )
         for one, other in ((first, stream), (stream, first)):
             if lacking := sorted(set(one.ids) - set(other.ids)):
                 raise RefusedError(
-                    f"{other.name} lacks {plural(len(lacking), 'video')} that {one.name} has: {some(lacking)}. "
+                    f"{other.shown} lacks {plural(len(lacking), 'video')} that {one.shown} has: "
+                    f"{some(lacking)}. "
                     "Evaluate both on the same videos, or fuse those in common with --common."
                 )
     return [stream.arranged(sorted(first.ids), sorted(first.classes)) for stream in streams]
@@ -173,7 +179,7 @@ def _combined(streams: Sequence[Scores], method: str, weights: Sequence[float] |
     for stream in streams:
         if not stream.probable:
             raise RefusedError(
-                f"{stream.name}: the scores of a video do not sum to 1, so that they are in no scale that {method} "
+                f"{stream.shown}: the scores of a video do not sum to 1, so that they are in no scale that {method} "
                 "could compare with others': fuse the streams themselves."
             )
     scores = np.array([stream.scores for stream in streams], np.float64)
@@ -182,13 +188,19 @@ def _combined(streams: Sequence[Scores], method: str, weights: Sequence[float] |
         return fused
     if weights is None:
         if unknown := sorted({stream.stream for stream in streams} - WEIGHTS.keys()):
-            raise UsageError(f"no weights are known for {', '.join(unknown)} scores: give them with --weights.")
+            raise UsageError(f"no weights are known for {some(unknown)} scores: give them with --weights.")
         weights = [WEIGHTS[stream.stream] for stream in streams]
     return np.average(scores, axis=0, weights=weights)
 
 
 def _learned(
-    streams: Sequence[Scores], method: str, training: Sequence[Scores], c: float | None, say: Callable[[str], None]
+    streams: Sequence[Scores],
+    method: str,
+    training: Sequence[Scores],
+    c: float | None,
+    say: Callable[[str], None],
+    *,
+    quiet: bool,
 ) -> NDArray[np.float64]:
     """Scores (N, C) of a classifier that was fitted to ``training``."""
     labels = _labels(training)
@@ -196,8 +208,11 @@ def _learned(
     if len(np.unique(y)) < 2:
         raise RefusedError("the training scores have videos of fewer than two classes: nothing can be learned.")
     if c is None:
-        c = _best(method, x, y, say)
-    return _decide(_fitted(method, c, x, y), features(streams), len(streams[0].classes))
+        c = _best(method, x, y, (lambda _: None) if quiet else say)
+    model = _fitted(method, c, x, y)
+    if np.max(model.n_iter_) >= (most := ITERATIONS[method]):
+        say(f"{method}, C = {c:g}: not fitted to the end after {most:,} iterations; a smaller C needs fewer.")
+    return _decide(model, features(streams), len(streams[0].classes))
 
 
 def _best(method: str, x: NDArray[np.float64], y: NDArray[np.int64], say: Callable[[str], None]) -> float:
@@ -232,7 +247,9 @@ def stratified(y: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _fitted(method: str, c: float, x: NDArray[np.float64], y: NDArray[np.int64]) -> Any:
+    """A classifier that was fitted in at most :data:`ITERATIONS`; of how many they were its ``n_iter_`` tells."""
     try:
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.svm import LinearSVC
     except ModuleNotFoundError:
@@ -240,10 +257,14 @@ def _fitted(method: str, c: float, x: NDArray[np.float64], y: NDArray[np.int64])
             f"scikit-learn is not installed, which {method} needs: pip install 'flowprep[train]'."
         ) from None
     if method == "svm":  # without an offset, as Crammer and Singer state it
-        model = LinearSVC(multi_class="crammer_singer", C=c, fit_intercept=False, max_iter=ITERATIONS, random_state=0)
+        model = LinearSVC(
+            multi_class="crammer_singer", C=c, fit_intercept=False, max_iter=ITERATIONS[method], random_state=0
+        )
     else:
-        model = LogisticRegression(C=c, max_iter=ITERATIONS)
-    return model.fit(x, y)
+        model = LogisticRegression(C=c, max_iter=ITERATIONS[method])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(x, y)
 
 
 def _decide(model: Any, x: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
@@ -261,4 +282,4 @@ def _decide(model: Any, x: NDArray[np.float64], classes: int) -> NDArray[np.floa
 
 
 def _names(streams: Sequence[Scores]) -> str:
-    return " and ".join(stream.name for stream in streams)
+    return " and ".join(stream.shown for stream in streams)

@@ -16,7 +16,8 @@ from flowprep.config import StreamConfig
 from flowprep.errors import RefusedError, UsageError
 from flowprep.stacks.batch import Batch
 from flowprep.stacks.torch_loader import TENSORS, TensorBatch, tensors, to_pixels
-from flowprep.train.checkpoint import NAME, Task
+from flowprep.train.checkpoint import NAME, Task, misfits
+from flowprep.train.compiling import check_gradients, compiled
 from flowprep.train.device import autocast, memory_format
 from flowprep.train.nets import build
 from flowprep.train.processes import Processes
@@ -76,9 +77,8 @@ class Learner:
             learning, solver.learning_rate, solver.momentum, weight_decay=solver.weight_decay
         )
         self._parallel = processes.parallel(self.network)
-        self._forward: Callable[[torch.Tensor], list[torch.Tensor]] = (
-            torch.compile(self._parallel) if solver.compile else self._parallel
-        )
+        self._forward: Callable[[torch.Tensor], list[torch.Tensor]] = self._parallel
+        self._untried = compiled(self._parallel, processes.device) if solver.compile else None
         torch.backends.cudnn.benchmark = True  # inputs are all of one size
 
     def part(self, batch: Batch, source: Source) -> Part:
@@ -96,8 +96,10 @@ class Learner:
         """Learn from a batch. Returns the tasks' mean losses and the accuracy, (tasks + 1,): its part of both."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
-        while (measured := self._gradients(iteration, parts)) is None:
-            self._take_smaller_portions()
+        if self._untried:
+            self._go_over_to(self._untried, iteration, parts)
+            self._untried = None
+        measured = self._learned(iteration, parts)
         self.optimiser.step()
         return measured
 
@@ -113,19 +115,41 @@ class Learner:
 
     def go_on(self, model: dict[str, torch.Tensor], optimiser: dict[str, Any]) -> None:
         """With the states of a checkpoint. Raises RefusedError where they are not of this network."""
+        learning = self.optimiser.param_groups[0]["params"] if self._config.solver.momentum else []
         try:
-            self.network.load_state_dict(model)
-            own = self.optimiser.state_dict()  # its rate and its factors are those of the configuration
-            self.optimiser.load_state_dict({**own, "state": optimiser["state"]})
-            states = self.optimiser.state.items()
-            momenta = [(weight, state.get("momentum_buffer")) for weight, state in states]  # None: without momentum
-            fits = all(each is None or (each.layout, each.shape) == (at.layout, at.shape) for at, each in momenta)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+            momenta = [optimiser["state"][number]["momentum_buffer"] for number in range(len(learning))]
+            fits = not misfits(self.network, model) and all(map(_alike, learning, momenta))
+        except (KeyError, TypeError, IndexError):
             fits = False
         if not fits:
             raise RefusedError(
                 f"{self._config.output}/{NAME}: not of this network, or its momentum is not: delete it to begin anew."
             )
+        self.network.load_state_dict(model)
+        for weight, momentum in zip(learning, momenta, strict=True):
+            # In memory of its own, which lies as that of the weight, however that of the file does.
+            self.optimiser.state[weight] = {"momentum_buffer": torch.empty_like(weight).copy_(momentum)}
+
+    def _go_over_to(
+        self, forward: Callable[[torch.Tensor], list[torch.Tensor]], iteration: int, parts: Sequence[Part]
+    ) -> None:
+        """Compute by ``forward`` from now on. Raises RefusedError where its gradients of a batch are others."""
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        found = []
+        for way in (self._forward, forward):
+            self._forward = way
+            self._learned(iteration, parts)
+            weights = self.network.named_parameters()
+            found.append({name: weight.grad.clone() for name, weight in weights if weight.grad is not None})
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        check_gradients(*found)
+
+    def _learned(self, iteration: int, parts: Sequence[Part]) -> torch.Tensor:
+        """The gradients of a batch, in portions as small as the memory asks for. Returns what :meth:`step` does."""
+        while (measured := self._gradients(iteration, parts)) is None:
+            self._take_smaller_portions()
+        return measured
 
     def _gradients(self, iteration: int, parts: Sequence[Part]) -> torch.Tensor | None:
         """The gradients of a batch, in its portions; None where the GPU's memory was too small for them."""
@@ -172,6 +196,15 @@ class Learner:
         if loaded.skipped:
             text += f", {', '.join(loaded.skipped)} left out"
         self._say(text + ".")
+
+
+def _alike(weight: torch.Tensor, momentum: Any) -> bool:
+    """Whether ``momentum`` may be that of ``weight``."""
+    return (
+        isinstance(momentum, torch.Tensor)
+        and (momentum.shape, momentum.dtype, momentum.layout) == (weight.shape, weight.dtype, weight.layout)
+        and not (momentum.is_meta or momentum.requires_grad)
+    )
 
 
 def _each(batch: TensorBatch, change: Callable[[torch.Tensor], torch.Tensor]) -> TensorBatch:

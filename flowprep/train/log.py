@@ -6,14 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flowprep.errors import RefusedError
 from flowprep.store.blobs import store_error
 
 LOG = "log.jsonl"  # in the folder of a run
+MOST_BYTES = 2**30  # of four million lines
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of log.jsonl; none where there is no such file. What a killed process left unfinished is left out."""
+    """The lines of log.jsonl; none where there is no such file. What a killed process left unfinished is left out.
+
+    Raises RefusedError for what is no file, which may never end, or far too large for a log.
+    """
     try:
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_BYTES):
+            raise RefusedError(f"{path}: not a log: no file, or too large. Move it away.")
         texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []

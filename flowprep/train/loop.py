@@ -55,15 +55,21 @@ def train(config: StreamConfig, say: Callable[[str], None], *, quiet: bool = Fal
     """
     with (
         joined(config.solver.device) as processes,
-        claimed(Path(config.output)) if processes.leads else nullcontext(),
+        claimed(Path(config.output)) if processes.leads else nullcontext(_unclaimed) as check_claim,
         stop_on_signals(math.inf) as stop,
         stop.patience(),
     ):
-        return _train(config, processes, stop, say if processes.leads else _unheard, quiet=quiet)
+        return _train(config, processes, stop, check_claim, say if processes.leads else _unheard, quiet=quiet)
 
 
 def _train(
-    config: StreamConfig, processes: Processes, stop: Stop, say: Callable[[str], None], *, quiet: bool
+    config: StreamConfig,
+    processes: Processes,
+    stop: Stop,
+    check_claim: Callable[[], None],
+    say: Callable[[str], None],
+    *,
+    quiet: bool,
 ) -> Outcome:
     folder, solver = Path(config.output), config.solver
     schedule = schedule_of(solver)
@@ -76,12 +82,13 @@ def _train(
     if idle := lessons.idle:
         say(f"{plural(len(idle), 'output')} of the network without a video to train on: {some(idle)}.")
     learner = Learner(config, lessons, processes, say, begin=before is None)
-    done = 0
+    done = before.iteration if before else 0
+    meter = Meter(processes, [task.name for task in lessons.tasks], solver.batch, done)
     if before and before.training:
-        done = before.iteration
         learner.go_on(before.model, before.training["optimizer"])
         for source, state in zip(lessons.sources, before.training["sources"], strict=True):
-            source.go_on(state)
+            source.go_on(state, done)
+        meter.go_on(before.training["meter"])
         say(f"{folder}: going on after iteration {done:,}.")
     before = None  # what it held is in place: its memory is free
     if stacks := lessons.settings.get("stack"):
@@ -92,7 +99,6 @@ def _train(
         write_config(folder, config)
 
     validation: Validation | None = None
-    meter = Meter(processes, [task.name for task in lessons.tasks], solver.batch, done)
     batches = _batches(learner, lessons)
     with logged(folder, done, processes, say) as log:
         for iteration in range(done + 1, schedule.iterations + 1):
@@ -102,7 +108,8 @@ def _train(
             meter.add(learner.step(iteration, learning_rate, batch))
 
             at_end = iteration == schedule.iterations
-            if at_end or iteration % solver.log_every == 0:
+            if at_end or _due(iteration, solver.log_every):
+                check_claim()
                 line = meter.line(learning_rate)
                 if config.data.on_damage == "skip":
                     line["damaged"] = int(processes.sum(torch.tensor(lessons.damaged.total(), device=processes.device)))
@@ -130,8 +137,9 @@ def _train(
             if at_end or stopped or _due(iteration, solver.checkpoint_every):
                 meter.check()
                 learner.check_weights(iteration)
+                check_claim()
                 if processes.leads:
-                    save(folder / NAME, _checkpoint(config, iteration, lessons, learner, finished=at_end))
+                    save(folder / NAME, _checkpoint(config, iteration, lessons, learner, meter, finished=at_end))
             if stopped and not at_end:
                 raise UnfinishedError(
                     f"{folder}: stopped after iteration {iteration:,} of {schedule.iterations:,}; "
@@ -149,9 +157,13 @@ def _batches(learner: Learner, lessons: Lessons) -> Iterator[list[Part]]:
 
 
 def _checkpoint(
-    config: StreamConfig, iteration: int, lessons: Lessons, learner: Learner, *, finished: bool
+    config: StreamConfig, iteration: int, lessons: Lessons, learner: Learner, meter: Meter, *, finished: bool
 ) -> Checkpoint:
-    training = {"optimizer": learner.optimiser.state_dict(), "sources": [item.state() for item in lessons.sources]}
+    training = {
+        "optimizer": learner.optimiser.state_dict(),
+        "sources": [source.state() for source in lessons.sources],
+        "meter": meter.state(),
+    }
     return Checkpoint(
         config=config,
         iteration=iteration,
@@ -160,6 +172,7 @@ def _checkpoint(
         settings=lessons.settings,
         model=learner.state(),
         training=None if finished else training,
+        learned=[source.videos for source in lessons.sources],
     )
 
 
@@ -171,6 +184,10 @@ def _processors() -> int:
     """Of this process, as torchrun shares a machine out, and not too many."""
     here = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(MOST_WORKERS, max(1, here))
+
+
+def _unclaimed() -> None:
+    """What processes check of a folder that another one writes to."""
 
 
 def _unheard(_: str) -> None:

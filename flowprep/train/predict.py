@@ -6,9 +6,10 @@ The video becomes a dataset of its own, made as the ones that were trained on, a
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from flowprep.config import Settings
 from flowprep.config.experiment import MAX_FRAMES
 from flowprep.errors import RefusedError, UsageError, Verdict, VideoError
 from flowprep.stacks.reach import fields_needed, frames_of
+from flowprep.stacks.sources import MUST_AGREE
 from flowprep.stacks.torch_loader import tensors
 from flowprep.store.blobs import store_error
 from flowprep.store.layout import ArrayName
@@ -29,9 +31,12 @@ from flowprep.train.checkpoint import Checkpoint
 from flowprep.train.evaluate import CROPS, Scorer, warn_unfinished
 from flowprep.train.fusion import fuse
 from flowprep.train.inputs import test_loader
+from flowprep.train.nets.network import RGB
 from flowprep.train.remake import Stream, recipes, remake
 from flowprep.train.scores import UNKNOWN, Scores
 from flowprep.wording import plural
+
+MOST_ORIGINS = 8  # datasets that one was made from, one after the other
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Predictor:
                 f"{plural(len(paths), 'checkpoint')}, frames {frames}, crops {crops}, batch {batch}: give one or "
                 f"more, up to {MAX_FRAMES} frames, {', '.join(map(str, CROPS))} crops, a positive batch."
             )
+        if weights is not None and len(weights) != len(paths):
+            raise UsageError(f"weights {weights}: give one for each of {plural(len(paths), 'checkpoint')}.")
         self.weights = weights
         self.frames = frames
         self.crops = crops
@@ -159,18 +166,15 @@ class Predictor:
         """Put scores of nothing together: what does not fit is refused before a video is decoded."""
         each = []
         for number, checkpoint in enumerate(self.checkpoints):
-            classes = len(checkpoint.tasks[0].classes) if checkpoint.tasks else 0
-            try:
-                each.append(self._named(number, np.full(classes, 1 / max(1, classes), np.float32), ""))
-            except (IndexError, ValueError) as error:
-                raise RefusedError(f"{self.paths[number]}: its classes cannot be told apart ({error}).") from None
+            classes = len(checkpoint.tasks[0].classes)
+            each.append(self._named(number, np.full(classes, 1 / classes, np.float32), ""))
         self._together(each)
 
     def _together(self, each: Sequence[Scores]) -> Scores:
         """The mean of the streams' scores."""
-        if self.weights is not None:
-            return fuse(each, "weighted", self.weights)
-        return fuse(each, "average") if len(each) > 1 else each[0]
+        if len(each) == 1:
+            return each[0]
+        return fuse(each, "average") if self.weights is None else fuse(each, "weighted", self.weights)
 
 
 def _settings(path: Path, checkpoint: Checkpoint) -> Settings:
@@ -179,10 +183,16 @@ def _settings(path: Path, checkpoint: Checkpoint) -> Settings:
         settings = Settings.from_json(checkpoint.settings)
     except (KeyError, TypeError, UsageError) as error:
         raise RefusedError(f"{path}: the settings of its dataset cannot be read ({error}).") from None
-    spatial = checkpoint.config.stream == "spatial"
-    channels = 3 if spatial else 2 * (settings.stack or checkpoint.config.stack).length
+    config, spatial = checkpoint.config, checkpoint.config.stream == "spatial"
     framed = all(storage.rgb for storage in (*settings.origins, settings.storage))
-    if channels != checkpoint.channels or (spatial and not framed) or (settings.stack and not settings.derived):
+    if spatial:
+        fits = framed and checkpoint.channels == RGB
+    else:
+        alike = not settings.stack or all(
+            getattr(settings.stack, key) == getattr(config.stack, key) for key in MUST_AGREE
+        )
+        fits = alike and checkpoint.channels == 2 * config.stack.length
+    if not fits or (settings.stack and not settings.derived) or len(settings.origins) > MOST_ORIGINS:
         raise RefusedError(f"{path}: the settings of its dataset are not those of its network's inputs.")
     return settings
 
@@ -197,16 +207,27 @@ def _names(streams: Sequence[str]) -> list[str]:
 
 def _folder(own: str, keep: Path | None) -> AbstractContextManager[str]:
     """A folder to work in, which goes away afterwards unless it is to be kept."""
-    if keep is None:
-        return TemporaryDirectory(prefix="flowprep-")
-    folder = keep / own
+    return TemporaryDirectory(prefix="flowprep-") if keep is None else _kept(keep / own)
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[str]:
+    """A new folder, which goes away where an error ends the work in it: the same command may be run again."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         raise RefusedError(f"{folder} is there already: name another folder to keep datasets in.") from None
+    except NotADirectoryError:
+        raise UsageError(
+            f"{folder.parent}: not a folder, or below a file: name another one to keep datasets in."
+        ) from None
     except OSError as error:
         raise store_error(folder, error) from error
-    return nullcontext(str(folder))
+    try:
+        yield str(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _check_size(dataset: Dataset, frames: bool, crop: int) -> None:

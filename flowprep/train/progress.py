@@ -7,8 +7,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +18,9 @@ from flowprep.store.blobs import store_errors
 from flowprep.train.log import LOG, read_log
 from flowprep.train.processes import Processes
 from flowprep.wording import duration
+
+if TYPE_CHECKING:
+    from flowprep.train.curves import Curves
 
 EVENTS = "events"  # folder in that of a run, for TensorBoard
 
@@ -34,7 +38,9 @@ class Meter:
         self._batch = batch
         self._checked = iteration  # up to which losses are known to be finite
         self._new: list[torch.Tensor] = []  # of each iteration after that, (tasks + 1,) on the device
-        self._known: list[list[float]] = []
+        self._sums = [0.0] * (len(tasks) + 1)  # of the iterations since the last line
+        self._count = 0  # of these
+        self._before = 0  # of these, those that another process has done
         self._wait = DataWait(processes.device)
         self._since = time.perf_counter()
 
@@ -43,6 +49,15 @@ class Meter:
         """Here the next batch is waited for."""
         with self._wait.measured():
             yield
+
+    def state(self) -> dict[str, Any]:
+        """What the next line begins with, as far as it is checked."""
+        return {"sums": self._sums, "count": self._count}
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Where :meth:`state` was taken."""
+        self._sums, self._count = [*state["sums"]], state["count"]
+        self._before = self._count
 
     def add(self, measured: torch.Tensor) -> None:
         """Losses of the tasks and accuracy of one iteration, (tasks + 1,): this process's part of the sums."""
@@ -58,23 +73,24 @@ class Meter:
             self._checked += 1
             if not all(map(math.isfinite, row)):
                 raise RefusedError(diverged(f"the loss is {sum(row[:-1])} in iteration {self._checked}"))
-        self._known += rows
+            self._sums = [before + value for before, value in zip(self._sums, row, strict=True)]
+        self._count += len(rows)
 
     def line(self, learning_rate: float) -> dict[str, Any]:
         """One line of the log, without its number; the next one begins here."""
         self.check()
         now = time.perf_counter()
         passed, self._since = now - self._since, now
-        *losses, accuracy = (sum(column) / len(self._known) for column in zip(*self._known, strict=True))
+        *losses, accuracy = (total / self._count for total in self._sums)
         line = {
             "loss": sum(losses),
             "accuracy": accuracy,
             "learning_rate": learning_rate,
-            "samples_per_second": self._batch * len(self._known) / passed,
+            "samples_per_second": self._batch * (self._count - self._before) / passed,
             "data_wait": min(1.0, self._wait.taken() / passed),
             "losses": dict(zip(self._tasks, losses, strict=True)),
         }
-        self._known.clear()
+        self._sums, self._count, self._before = [0.0] * len(self._sums), 0, 0
         return line
 
     @contextmanager
@@ -132,9 +148,7 @@ class Log:
             scratch.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             scratch.replace(self._path)
             self._file = self._path.open("a", encoding="utf-8")
-        self._curves = folder / EVENTS
-        with store_errors(self._curves):
-            self._events = _tensorboard(self._curves, iteration, say)
+        self._curves = _curves(folder / EVENTS, iteration, say)
 
     @property
     def seconds(self) -> float:
@@ -147,17 +161,14 @@ class Log:
         with store_errors(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-        if self._events:
-            with store_errors(self._curves):
-                for name, value in _scalars(line):
-                    self._events.add_scalar(name, value, iteration)
+        if self._curves:
+            self._curves.write(iteration, dict(_scalars(line)))
 
     def close(self) -> None:
         with store_errors(self._path):
             self._file.close()
-        if self._events:
-            with store_errors(self._curves):
-                self._events.close()
+        if self._curves:
+            self._curves.close()
 
 
 @contextmanager
@@ -191,14 +202,13 @@ def diverged(what: str) -> str:
     )
 
 
-def _tensorboard(folder: Path, iteration: int, say: Callable[[str], None]) -> Any:
-    """What writes TensorBoard's events, or None."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+def _curves(folder: Path, iteration: int, say: Callable[[str], None]) -> Curves | None:
+    if find_spec("tensorboard") is None:
         say("No curves for TensorBoard, which is not installed: pip install tensorboard. The numbers are in log.jsonl.")
         return None
-    return SummaryWriter(str(folder), purge_step=iteration + 1)
+    from flowprep.train.curves import Curves
+
+    return Curves(folder, iteration)
 
 
 def _scalars(line: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from flowprep.config import StreamConfig
-from flowprep.errors import RefusedError, UsageError
+from flowprep.errors import RefusedError, StoreError, UsageError
 from flowprep.store.blobs import store_error
 from flowprep.store.locks import locked
 from flowprep.train.checkpoint import NAME, Checkpoint, load
@@ -39,9 +39,10 @@ FREE = {
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> Iterator[Callable[[], None]]:
     """The folder is there, and nobody else trains in it. Where it was made and stays empty, it is removed again.
 
+    Gives what to call before anything is put there: it raises StoreError once the folder has been moved or deleted.
     Raises RefusedError if somebody trains there, UsageError where something else than a folder is in the way.
     """
 
@@ -57,14 +58,31 @@ def claimed(folder: Path) -> Iterator[None]:
         raise UsageError(f"{folder}: not a folder, or below a file: name another RUN.") from None
     except OSError as error:
         raise store_error(folder, error) from error
+
+    def check() -> None:
+        if not _is_open(lock, handle):
+            raise StoreError(
+                f"{folder}: moved or deleted while this process trained there, which stops. A checkpoint is where the "
+                "folder is; in its old place the same command goes on from it, or begins anew."
+            )
+
     try:
-        yield
+        yield check
     finally:
-        lock.unlink(missing_ok=True)
+        if _is_open(lock, handle):
+            lock.unlink(missing_ok=True)
         os.close(handle)
         with suppress(OSError):  # the first that is not empty
             for path in made:
                 path.rmdir()
+
+
+def _is_open(path: Path, handle: int) -> bool:
+    """Whether ``handle`` is of what is at ``path`` now."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
 
 
 def write_config(folder: Path, config: StreamConfig) -> None:
@@ -89,7 +107,7 @@ def found(folder: Path, config: StreamConfig, lessons: Lessons) -> Checkpoint | 
         checkpoint = load(path)
     except RefusedError as error:
         raise RefusedError(f"{error} Delete it to begin anew.") from error
-    if checkpoint.training is not None and not _complete(checkpoint.training):
+    if checkpoint.training is not None and not _complete(checkpoint.training, len(checkpoint.tasks)):
         raise RefusedError(f"{path}: without all that training goes on from. Delete it to begin anew.")
     changes = [*changed_keys(checkpoint.config, config), *_changed_tasks(checkpoint, lessons)]
     if changes:
@@ -106,30 +124,36 @@ def changed_keys(then: StreamConfig, now: StreamConfig) -> list[str]:
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if key not in FREE and before[key] != after[key]]
 
 
-def _complete(training: dict[str, Any]) -> bool:
+def _complete(training: dict[str, Any], tasks: int) -> bool:
     sources = training.get("sources")
-    states = [training.get("optimizer"), *(sources if isinstance(sources, list) else [None])]
-    return all(isinstance(state, dict) for state in states)
+    states = [training.get("optimizer"), training.get("meter"), *(sources if isinstance(sources, list) else [None])]
+    if not all(isinstance(state, dict) for state in states):
+        return False
+    sums, count = (training["meter"].get(name) for name in ("sums", "count"))
+    numbers = isinstance(sums, list) and [type(each) for each in sums] == [float] * (tasks + 1)
+    return numbers and isinstance(count, int) and count >= 0
 
 
 def _changed_tasks(checkpoint: Checkpoint, lessons: Lessons) -> list[str]:
     """The same of what datasets hold."""
     changes = []
-    for then, now in zip_longest(checkpoint.tasks, lessons.tasks):
-        if then is None or now is None:
+    for old, new in zip_longest(checkpoint.tasks, lessons.tasks):
+        if old is None or new is None:
             changes.append(f"number of tasks: {len(checkpoint.tasks)} -> {len(lessons.tasks)}")
             break
-        if then.fingerprint != now.fingerprint:
-            changes.append(f"settings of the dataset {now.dataset}: {then.fingerprint[:12]} -> {now.fingerprint[:12]}")
-        if then.classes != now.classes:
-            changes.append(
-                f"classes of the dataset {then.dataset}: {len(then.classes)} -> {len(now.classes)}, or others"
-            )
+        if old.fingerprint != new.fingerprint:
+            changes.append(f"settings of the dataset {new.dataset}: {old.fingerprint[:12]} -> {new.fingerprint[:12]}")
+        if old.classes != new.classes:
+            changes.append(f"classes of the dataset {old.dataset}: {len(old.classes)} -> {len(new.classes)}, or others")
     if checkpoint.channels != lessons.channels:
         changes.append(f"channels of the inputs: {checkpoint.channels} -> {lessons.channels}")
     states = (checkpoint.training or {}).get("sources", lessons.sources)
     if len(states) != len(lessons.sources):
         changes.append(f"number of datasets: {len(states)} -> {len(lessons.sources)}")
+    then, now = checkpoint.learned, [source.videos for source in lessons.sources]
+    if then is not None and then != now:
+        before, after = (sum(map(len, videos)) for videos in (then, now))
+        changes.append(f"videos to train on: {before:,} -> {after:,}, or others, or of other classes")
     return changes
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from flowprep.errors import RefusedError
 from flowprep.store.replacing import replacing
+from flowprep.types import SPLITS
 from flowprep.wording import plural, printable, some
 
 TRAIN, TEST = "train", "test"  # parts of a split
@@ -46,7 +47,7 @@ class Scores:
     classes: tuple[str, ...]  # unique
     name: str  # for tables: "spatial", "temporal", "fused, average"
     stream: str  # "spatial", "temporal" or "fused"
-    split: int
+    split: int  # 0: of no dataset
     part: str  # "train", "val" or "test"; "" is every video
     frames: int  # of a video that were looked at; 0 = streams that were fused differ
     crops: int  # of each frame; 0 as above
@@ -69,8 +70,13 @@ class Scores:
         measured = "without labels"
         if self.known.any():
             measured = f"accuracy {self.accuracy:.2%}, mean class recall {self.mean_recall:.2%}".replace("%", " %")
-        of = f"{printable(self.name)}, split {self.split}, {printable(part)}"
+        of = f"{self.shown}, split {self.split}, {printable(part)}"
         return f"{of}: {plural(len(self), 'video')}, {measured}"
+
+    @property
+    def shown(self) -> str:
+        """The name, for a terminal."""
+        return printable(self.name)
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -120,12 +126,12 @@ class Scores:
         if set(classes) != set(self.classes):
             differing = sorted(set(classes) ^ set(self.classes))
             raise RefusedError(
-                f"{self.name}: its classes are not those of the other scores; only one has: {some(differing)}. "
+                f"{self.shown}: its classes are not those of the other scores; only one has: {some(differing)}. "
                 "Only scores for the same classes can be fused."
             )
         rows = {id: number for number, id in enumerate(self.ids)}
         if lacking := [id for id in ids if id not in rows]:
-            raise RefusedError(f"{self.name}: no scores of {some(lacking)}, which other scores have.")
+            raise RefusedError(f"{self.shown}: no scores of {some(lacking)}, which other scores have.")
         columns = {name: number for number, name in enumerate(self.classes)}
         chosen = np.array([rows[id] for id in ids], np.intp)
         order = np.array([columns[name] for name in classes], np.intp)
@@ -170,6 +176,8 @@ class Scores:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 yield f"{name} is no whole number"
+        if self.split > SPLITS:
+            yield f"split is more than {SPLITS}"
         for name in LISTS:
             entries = getattr(self, name)
             if not all(isinstance(entry, str) for entry in entries):

@@ -21,6 +21,7 @@ from flowprep.stacks import StackLoader
 from flowprep.store.reader import Dataset
 from flowprep.train.checkpoint import Task
 from flowprep.train.inputs import channels_of, stack_loader, test_loader
+from flowprep.train.learned_from import identity
 from flowprep.wording import plural, some
 
 TRAIN, TESTS = "train", ("test", "val")  # parts of a split; of the latter the first that has videos
@@ -34,6 +35,7 @@ class Source:
     task: int  # number of the head that learns from it
     labels: torch.Tensor  # (classes of the loader,) int64: their numbers in the head
     fingerprint: str  # of the dataset's settings
+    videos: dict[str, int]  # identity of each video that is drawn from -> its class, as number of the head's
 
     @property
     def samples(self) -> int:
@@ -43,13 +45,15 @@ class Source:
     def state(self) -> dict[str, Any]:
         return {**self.loader.state_dict(), "fingerprint": self.fingerprint}
 
-    def go_on(self, state: dict[str, Any]) -> None:
-        """Where :meth:`state` was taken. Raises RefusedError where the dataset is another one than then."""
+    def go_on(self, state: dict[str, Any], iteration: int) -> None:
+        """Where :meth:`state` was taken, after ``iteration``. RefusedError where the dataset is another than then."""
         if state.get("fingerprint") != self.fingerprint:
             raise RefusedError("a dataset was made with other settings than when this run began: name another folder.")
         try:
             self.loader.load_state_dict(state)
-        except (TypeError, ValueError, RuntimeError):
+            if (state["epoch"], state["batch"]) != (0, iteration):
+                raise ValueError
+        except (TypeError, ValueError, RuntimeError, UsageError):
             raise RefusedError("the checkpoint's place in a dataset is none: delete it to begin anew.") from None
 
 
@@ -126,7 +130,8 @@ def open_lessons(config: StreamConfig, batches: int, *, share: tuple[int, int], 
             without=_labels(dataset) & left_out[number],
         )
         labels = torch.tensor([heads[numbers[number]].index(name) for name in loader.sampler.classes])
-        sources.append(Source(loader, numbers[number], labels, dataset.settings.fingerprint()))
+        videos = {identity(dataset.videos[clip.id]): int(labels[clip.label]) for clip in loader.sampler.clips}
+        sources.append(Source(loader, numbers[number], labels, dataset.settings.fingerprint(), videos))
     tasks = [
         Task(name, str(dataset.path), dataset.settings.fingerprint(), tuple(classes))
         for name, dataset, classes in zip(_names(datasets), datasets, heads, strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from flowprep.errors import RefusedError, UsageError
 
 
-def read_torch(path: Path, advice: str = "") -> Any:
+def read_torch(path: Path, advice: str = "", *, old: bool = False) -> Any:
     """What a file of torch.save holds: tensors, on the CPU, and plain values. Nothing in it is run.
+
+    old: also of the format before PyTorch 1.6, which has no checksums.
 
     Raises UsageError where it cannot be opened, RefusedError, with ``advice``, where it is damaged or holds anything
     else.
@@ -21,7 +24,10 @@ def read_torch(path: Path, advice: str = "") -> Any:
     try:
         if zipfile.is_zipfile(path):
             _check_members(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        elif not old:
+            raise ValueError("no ZIP archive")
+        with warnings.catch_warnings(action="ignore"):  # of pickles, before they are refused
+            return torch.load(path, map_location="cpu", weights_only=True)
     except RefusedError:
         raise
     except Exception as error:  # the formats that torch reads have errors of many kinds

@@ -47,7 +47,7 @@ def load_weights(
     Raises UsageError where the file cannot be opened, RefusedError where it is damaged, holds anything but weights,
     weights of another network, or a checkpoint whose inputs were in another range; the network is then as it was.
     """
-    tree = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path, SAVED_WHOLE)
+    tree = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path, SAVED_WHOLE, old=True)
     before = parsed(path, tree) if is_checkpoint(tree) else None
     own = network.state_dict()
     found = {_own_name(name, network): tensor for name, tensor in _tensors(path, tree).items()}

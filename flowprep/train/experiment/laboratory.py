@@ -23,11 +23,13 @@ from flowprep.train.experiment.needs import WEIGHTS, check_free, check_stacks
 from flowprep.train.experiment.recipes import OTHER, PRE_TRAINED, Recipe, Run
 from flowprep.train.fusion import LEARNED, fuse
 from flowprep.train.inputs import channels_of, test_loader
+from flowprep.train.learned_from import identity, learned_from
 from flowprep.train.loop import train
 from flowprep.train.paper import NAMES
 from flowprep.train.run_folder import changed_keys
 from flowprep.train.schedule import schedule_of
 from flowprep.train.scores import TEST, TRAIN, Scores
+from flowprep.wording import plural
 
 TRAINED = "trained"  # state of a run
 
@@ -41,7 +43,7 @@ class Laboratory:
     experiment: the section ``experiment``.
     where: the file, for errors.
     over: keys of the section ``train`` that are put over those of the file.
-    say: is told of progress.
+    say: is told what makes numbers mean less; and, unless ``quiet``, of progress.
 
     Raises UsageError where ``over`` has a key that rows set, for keys and values that there are not, and where no
     folder is named.
@@ -54,6 +56,8 @@ class Laboratory:
         where: str,
         over: dict[str, Any],
         say: Callable[[str], None],
+        *,
+        quiet: bool = False,
     ) -> None:
         check_free(over)
         for stream in STREAMS:  # a mistake is one here, not one in each row
@@ -61,7 +65,8 @@ class Laboratory:
         if not (experiment.output or training.get("output")):
             raise UsageError(f"{where}: no folder for the runs: give experiment.output.")
         self.experiment = experiment
-        self.say = say
+        self.progress = (lambda _: None) if quiet else say
+        self._say, self._quiet = say, quiet
         self._training, self._over, self._where = training, over, where
         self._configs: dict[Run, StreamConfig] = {}
         self._datasets: dict[str, Dataset] = {}
@@ -69,6 +74,7 @@ class Laboratory:
         self._trained: set[Run] = set()
         self._failed: dict[Run, str] = {}  # and why
         self._states: dict[Run, str] = {}
+        self._lessons: dict[Run, tuple[set[str], list[str]]] = {}
 
     # --- what a run is made of ---
 
@@ -118,8 +124,8 @@ class Laboratory:
         training = [self._scores(run, TRAIN) for run in recipe.runs] if recipe.method in LEARNED else []
         kept = self.kept(recipe)
         if kept is None:
-            self.say(f"fusing {' and '.join(run.name for run in recipe.runs)}: {recipe.method}")
-            kept = fuse(streams, recipe.method, training=training, say=self.say)
+            self.progress(f"fusing {' and '.join(run.name for run in recipe.runs)}: {recipe.method}")
+            kept = fuse(streams, recipe.method, training=training, say=self._say, quiet=self._quiet)
             kept.save(self._fused(recipe))
         return kept
 
@@ -131,6 +137,19 @@ class Laboratory:
             return sources[0] if not recipe.method else None
         files = [self.file(run, part) for run in recipe.runs for part in parts]
         return _newer(self._fused(recipe), files)
+
+    def warnings(self, recipe: Recipe, scores: Scores) -> list[str]:
+        """What makes ``scores``, those of ``recipe``, mean less than they seem to. Raises RefusedError."""
+        found: dict[str, None] = {}
+        for run in recipe.runs:
+            dataset = self.dataset(self._path_of(run))
+            learned, unknown = self._learned_from(run)
+            found |= dict.fromkeys(unknown)
+            if known := sum(identity(dataset.videos[id]) in learned for id in scores.ids):
+                found[f"{known:,} of {plural(len(scores), 'test video')} were trained on: this is no test"] = None
+            if left := dataset.unfinished_shards:
+                found[f"{dataset.path} is not complete, still to be extracted: {plural(left, 'shard')}"] = None
+        return list(found)
 
     def file(self, run: Run, part: str) -> Path:
         """Of the scores of ``run``."""
@@ -151,9 +170,10 @@ class Laboratory:
             self.train(run.start)
         if run in self._trained:
             return
-        self.say(f"training {run.name}")
+        if self.state(run) != TRAINED:
+            self.progress(f"training {run.name}")
         with self._noting(run):
-            outcome = train(self.config(run), self.say)
+            outcome = train(self.config(run), self._say, quiet=self._quiet)
         if outcome.stopped:
             raise UnfinishedError("stopped after a run had ended; the same command goes on with the next.")
         self._trained.add(run)
@@ -196,7 +216,7 @@ class Laboratory:
         self.train(run)
         if (kept := self._kept(run, part)) is not None:
             return kept
-        self.say(f"evaluating {run.name}, {part} part")
+        self.progress(f"evaluating {run.name}, {part} part")
         config = self.config(run)
         with self._noting(run):
             scores = evaluate(
@@ -209,10 +229,18 @@ class Laboratory:
                 device=config.solver.device,
                 workers=config.data.workers,
                 on_damage=config.data.on_damage,
-                say=self.say,
+                say=self._say,
+                quiet=self._quiet,
             )
         scores.save(self.file(run, part))
         return scores
+
+    def _learned_from(self, run: Run) -> tuple[set[str], list[str]]:
+        """The videos that ``run`` has learned from, and what is not known of them; looked up once."""
+        if run not in self._lessons:
+            unknown: list[str] = []
+            self._lessons[run] = learned_from(checkpoints.load(self.checkpoint(run)), unknown.append), unknown
+        return self._lessons[run]
 
     @contextmanager
     def _noting(self, run: Run) -> Iterator[None]:

@@ -13,12 +13,15 @@ HEADER = ("", "row", "data", "here", "paper")
 
 
 def text_of(table: str, lines: Sequence[Line], laboratory: Laboratory, *, states: bool = False) -> str:
-    """The table; below it why rows were not run, what is not the paper's, and, if asked for, the ``states`` of runs."""
+    """The table; below it why rows were not run, what their numbers are worth, what is not the paper's, and, if asked
+    for, the ``states`` of runs.
+    """
     rows = [HEADER, *(_cells(line) for line in lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     blocks = [[f"Table {table} of Simonyan and Zisserman 2014: {CAPTIONS[table]}. Accuracy on the test videos.", ""]]
     blocks[0] += [_aligned(row, widths) for row in rows]
     blocks.append(_grouped("Not run:", [(line.number, line.why_not) for line in lines]))
+    blocks.append(_grouped("Warnings:", [(line.number, warning) for line in lines for warning in line.warnings]))
     blocks.append(_grouped("Other videos than the paper's:", [(line.number, line.otherwise) for line in lines]))
     if notes := otherwise(lines, laboratory):
         blocks.append(["Otherwise than in the paper:", *(f"  {note}" for note in notes)])
@@ -44,6 +47,7 @@ def json_of(table: str, lines: Sequence[Line], laboratory: Laboratory) -> dict[s
                 "paper": round(line.result.accuracy / 100, 3),
                 "other_videos": line.otherwise,
                 "not_run": line.why_not,
+                "warnings": list(line.warnings),
                 "failed": line.failed,
                 "runs": [str(laboratory.folder(run)) for run in line.runs],
             }
@@ -55,7 +59,7 @@ def json_of(table: str, lines: Sequence[Line], laboratory: Laboratory) -> dict[s
 
 def _cells(line: Line) -> tuple[str, ...]:
     here = f"{100 * line.accuracy:.1f} %" if line.accuracy is not None else "not run"
-    paper = "other videos" if line.otherwise else f"{line.result.accuracy:.1f} %"
+    paper = f"{'(other videos) ' * bool(line.otherwise)}{line.result.accuracy:.1f} %"
     return str(line.number), line.result.row, line.data, here, paper
 
 

@@ -32,6 +32,7 @@ class Line:
     recipes: tuple[Recipe, ...]  # one for each split; none for a method that is not made here
     otherwise: str = ""  # why the paper's number is of other videos
     accuracies: tuple[float, ...] = ()  # shares in [0, 1], one for each split, if it was made
+    warnings: tuple[str, ...] = ()  # what makes these mean less than they seem to
     why_not: str = ""  # if it was not
     failed: bool = False  # because something went wrong on the way
 
@@ -72,10 +73,10 @@ def made(line: Line, laboratory: Laboratory) -> Line:
     if reason := _why_not(line, laboratory):  # what another row has failed with
         return replace(line, why_not=reason)
     try:
-        line = _measured(line, [laboratory.scores(recipe) for recipe in line.recipes])
+        line = _measured(line, [laboratory.scores(recipe) for recipe in line.recipes], laboratory)
     except (UsageError, RefusedError) as error:
         line = replace(line, why_not=str(error), failed=True)
-    laboratory.say(f"row {line.number}, {line.result.row}: {line.why_not or f'{line.accuracy:.1%}'}")
+    laboratory.progress(f"row {line.number}, {line.result.row}: {line.why_not or f'{line.accuracy:.1%}'}")
     return line
 
 
@@ -85,7 +86,7 @@ def kept(line: Line, laboratory: Laboratory) -> Line:
         return line
     scores = [laboratory.kept(recipe) for recipe in line.recipes]
     found = [one for one in scores if one is not None]
-    return _measured(line, found) if found and len(found) == len(scores) else line
+    return _measured(line, found, laboratory) if found and len(found) == len(scores) else line
 
 
 def otherwise(lines: Sequence[Line], laboratory: Laboratory) -> list[str]:
@@ -104,9 +105,16 @@ def otherwise(lines: Sequence[Line], laboratory: Laboratory) -> list[str]:
     return list(notes)
 
 
-def _measured(line: Line, scores: Sequence[Scores]) -> Line:
-    """``line`` with the accuracies of its splits, and a word where they are of too few videos for a comparison."""
-    line = replace(line, accuracies=tuple(one.accuracy for one in scores))
+def _measured(line: Line, scores: Sequence[Scores], laboratory: Laboratory) -> Line:
+    """``line`` with the accuracies of its splits, what makes them mean less than they seem to, and a word where they
+    are of too few videos for a comparison.
+    """
+    warnings = [laboratory.warnings(recipe, one) for recipe, one in zip(line.recipes, scores, strict=True)]
+    line = replace(
+        line,
+        accuracies=tuple(one.accuracy for one in scores),
+        warnings=tuple(dict.fromkeys(warning for of_split in warnings for warning in of_split)),
+    )
     for one in scores:
         expected = TEST_VIDEOS[line.result.dataset][one.split]
         if not line.otherwise and len(one) != expected:

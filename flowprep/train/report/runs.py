@@ -98,9 +98,9 @@ def _read_log(run: Run) -> None:
     checkpoint = Path(run.checkpoint)
     try:
         path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / LOG
+        entries = [entry for entry in read_log(path) if 0 <= entry["iteration"] < LARGEST]
         with path.open("rb") as file:
             written = sum(1 for line in file if line.strip())
-        entries = [entry for entry in read_log(path) if 0 <= entry["iteration"] < LARGEST]
     except (FlowprepError, OSError, ValueError) as error:
         run.notes.append(f"There are no learning curves: the log of {checkpoint} cannot be read ({error}).")
         return

@@ -54,21 +54,21 @@ def rows_of(scores: Sequence[Scores]) -> list[Row]:
     for item in scores:
         if differing := sorted(set(first.classes) ^ set(item.classes)):
             raise UsageError(
-                f"{item.name} and {first.name} have not the same classes; only one has: {some(differing)}. "
+                f"{item.shown} and {first.shown} have not the same classes; only one has: {some(differing)}. "
                 "A report is of one dataset: write one for each."
             )
         if item.part != first.part:
             raise UsageError(
-                f"{item.name} is of part {item.part!r}, {first.name} of {first.part!r}: write a report for each."
+                f"{item.shown} is of part {item.part!r}, {first.shown} of {first.part!r}: write a report for each."
             )
         beside = alike.setdefault(item.split, item)
         if differing := sorted(set(beside.ids) ^ set(item.ids)):
             raise UsageError(
-                f"{item.name} and {beside.name} have not the same videos in split {item.split}; only one has: "
+                f"{item.shown} and {beside.shown} have not the same videos in split {item.split}; only one has: "
                 f"{some(differing)}. Their numbers cannot be compared: evaluate both on the same videos."
             )
         if not item.known.any():
-            raise UsageError(f"{item.name}, split {item.split}: no video has a label, so there is nothing to report.")
+            raise UsageError(f"{item.shown}, split {item.split}: no video has a label, so there is nothing to report.")
         name, again = item.name, 1
         while name in rows and item.split in rows[name].by_split:
             again += 1
