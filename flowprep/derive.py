@@ -22,6 +22,7 @@ from flowprep.config import Settings
 from flowprep.encode import VideoWriter
 from flowprep.errors import RefusedError, Verdict, VideoError
 from flowprep.extract import Stages
+from flowprep.gpu.client import RemoteFlow
 from flowprep.stacks.materialise import VideoStacks
 from flowprep.store.blobs import LocalStore, store_error
 from flowprep.store.layout import COMMITS, ArrayName
@@ -69,8 +70,10 @@ def planned_source(video: Video, dataset: Path, rows: dict[str, LedgerRow]) -> L
 class Deriver:
     """Makes stacks, or rows stored in another way, with one set of settings."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, remote: RemoteFlow | None = None) -> None:
+        """``remote``: computes flow that is not stored; None = this process does."""
         self.settings = settings
+        self._remote = remote
 
     def derive(self, dataset: Path, source: LedgerRow, folder: Path, progress: Callable[[int], None]) -> LedgerRow:
         """Write the encoded rows of one video into ``folder`` and describe them.
@@ -112,7 +115,7 @@ class Deriver:
     ) -> dict[str, Any]:
         """Write the stacks of a video; what its row says of them."""
         assert self.settings.stack and source.flow
-        stacks = VideoStacks(rows, source, self.settings, stages.time, lambda: progress(0))
+        stacks = VideoStacks(rows, source, self.settings, stages.time, lambda: progress(0), self._remote)
         for frame, stack, mean in stacks:
             with stages.time("encode"):
                 channels, height, width = stack.shape

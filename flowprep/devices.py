@@ -1,18 +1,21 @@
 """GPUs of this machine: which there are, and who works on which.
 
-Every child process that computes on a GPU gets one of its own, by CUDA_VISIBLE_DEVICES in its environment, set before
-it imports anything; the parent itself never opens a GPU.
+The process that computes on a GPU (gpu/) sees that one alone, by CUDA_VISIBLE_DEVICES in its environment, set before it
+imports anything; its parent never opens a GPU, nor do the children that decode and encode.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from itertools import cycle
 from pathlib import Path
+
+from flowprep.errors import RefusedError
 
 DRIVER = Path("/proc/driver/nvidia/gpus")  # one folder a GPU
 
@@ -35,5 +38,10 @@ def _turns() -> cycle[str]:
 
 
 def next_gpu() -> str:
-    """The GPU for the next child process of this one: they take turns. Raises StopIteration where there is none."""
-    return next(_turns())
+    """The GPU for the next child process of this one: they take turns. Raises RefusedError where there is none."""
+    for gpu in _turns():
+        return gpu
+    raise RefusedError(
+        f"{socket.gethostname()} has no GPU that can be used: see nvidia-smi, and CUDA_VISIBLE_DEVICES in the "
+        "environment; or compute without one: --backend cpu."
+    )

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import psutil
 
-from flowprep import flow, opencv
+from flowprep import flow, nvidia, opencv, quantise
 from flowprep.config import METHODS
+from flowprep.devices import gpus
 from flowprep.errors import RefusedError
+from flowprep.flow.choosing import choose
+from flowprep.flow.opencv_build import cuda_devices, cuda_of
 from flowprep.versions import versions
+from flowprep.wording import plural
 
-Finding = tuple[str, str, bool]  # what, what was found, whether that is good
+# What, what was found, and whether that is good; None = it is not here, and need not be.
+Finding = tuple[str, str, bool | None]
 
 
 def diagnose(folder: Path, say: Callable[[str], None]) -> Iterator[Finding]:
@@ -25,26 +30,44 @@ def diagnose(folder: Path, say: Callable[[str], None]) -> Iterator[Finding]:
         if name not in ("python", "machine"):
             yield name, version, True
     yield from _opencv()
+    yield from _gpus()
     yield from _video()
     yield from _methods(say)
+    yield from _choices()
     yield from _machine(folder)
 
 
 def warm(say: Callable[[str], None]) -> Iterator[Finding]:
-    """Have the kernels of every method compiled and kept, so that no process has to."""
-    for method in (method for method in METHODS if "cpu" in flow.BACKENDS[method]):
+    """Have the kernels of every method, and of storing, compiled and kept, so that no process has to."""
+    for name in [*(method for method in METHODS if "cpu" in flow.BACKENDS[method]), "quantise"]:
         start = time.monotonic()
         try:
-            flow.get(method, "cpu").warm(say)
+            (quantise if name == "quantise" else flow.get(name, "cpu")).warm(say)
             from flowprep.flow.cpu.compiling import code_folder  # loads Numba, which may fail
         except RefusedError as error:
-            yield f"kernels {method}", str(error), False
+            yield f"kernels {name}", str(error), False
             continue
         folder = code_folder()
         if isinstance(folder, str):
-            yield f"kernels {method}", f"cannot be kept: {folder}", False
+            yield f"kernels {name}", f"cannot be kept: {folder}", False
         else:
-            yield f"kernels {method}", f"ready in {time.monotonic() - start:.1f} s, kept in {folder}", True
+            yield f"kernels {name}", f"ready in {time.monotonic() - start:.1f} s, kept in {folder}", True
+    if nvidia.describe():
+        yield from _warm_gpu(say)
+
+
+def _warm_gpu(say: Callable[[str], None]) -> Iterator[Finding]:
+    for method in (method for method in METHODS if "cuda" in flow.BACKENDS[method]):
+        what = f"kernels {method} cuda"
+        if reason := flow.find(method, "cuda", elsewhere=True).unavailable():
+            yield what, reason, None
+            continue
+        start = time.monotonic()
+        try:
+            flow.get(method, "cuda").warm(say)
+            yield what, f"compiled in {time.monotonic() - start:.1f} s", True
+        except RefusedError as error:
+            yield what, str(error), False
 
 
 def _opencv() -> Iterator[Finding]:
@@ -54,9 +77,19 @@ def _opencv() -> Iterator[Finding]:
         yield "opencv", str(error), False
         return
     contrib = "with contrib" if hasattr(cv2, "optflow") else "without contrib (no TV-L1, no DeepFlow)"
-    devices = cv2.cuda.getCudaEnabledDeviceCount() if hasattr(cv2, "cuda") else 0
-    cuda = f"{devices} CUDA devices" if devices > 0 else "no CUDA"
+    version = cuda_of(cv2)
+    cuda = f"CUDA {version} with {plural(cuda_devices(cv2), 'device')}" if version else "no CUDA"
     yield "opencv build", f"{cv2.__version__}, {contrib}, {cuda}", hasattr(cv2, "optflow")
+
+
+def _gpus() -> Iterator[Finding]:
+    found = nvidia.describe()
+    for gpu in found:
+        yield f"gpu {gpu.number}", str(gpu), True
+    if not found:
+        yield "gpu", "none, or no NVIDIA driver for it", None
+    elif (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        yield "gpus in use", f"{', '.join(gpus()) or 'none'} (CUDA_VISIBLE_DEVICES={visible})", bool(gpus()) or None
 
 
 def _video() -> Iterator[Finding]:
@@ -79,12 +112,24 @@ def _methods(say: Callable[[str], None]) -> Iterator[Finding]:
     for method in METHODS:
         for backend, reason in flow.backends(method).items():
             if reason:
-                yield f"flow {method}", f"{backend}: {reason}", False
+                needed = not flow.find(method, backend, elsewhere=True).gpu
+                yield f"flow {method}", f"{backend}: {reason}", False if needed else None
                 continue
             try:
                 yield f"flow {method}", f"{backend}: {_trial(method, backend, say)}", True
             except RefusedError as error:
                 yield f"flow {method}", f"{backend}: {error}", False
+            except Exception as error:  # noqa: BLE001 - that of a broken GPU has no common base class
+                yield f"flow {method}", f"{backend}: fails: {type(error).__name__}: {error}", False
+
+
+def _choices() -> Iterator[Finding]:
+    """What ``--backend auto`` stands for."""
+    for method in (method for method in METHODS if len(flow.BACKENDS[method]) > 1):
+        try:
+            yield f"auto {method}", choose(method, {}).why, True
+        except RefusedError as error:
+            yield f"auto {method}", str(error), False
 
 
 def _trial(method: str, backend: str, say: Callable[[str], None]) -> str:

@@ -1,11 +1,12 @@
 """From flow and frames to encoded rows: the files of one video that its shard is put together from.
 
-levels (quantise.py) -> payload (codecs/) -> files in a scratch folder, two for each array
+levels (quantise/) -> payload (codecs/) -> files in a scratch folder, two for each array
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from flowprep import codecs
 from flowprep.config import StorageConfig
 from flowprep.flow.metrics import end_point_error
-from flowprep.quantise import dequantise, quantise, statistics
+from flowprep.quantise import Quantised, dequantise, quantise, statistics
 from flowprep.store.blobs import store_error
 from flowprep.store.checksums import with_checksum
 from flowprep.store.layout import ArrayName
@@ -87,19 +88,27 @@ def read_row_file(folder: Path, array: ArrayName) -> tuple[NDArray[np.int64], di
 
 @dataclass
 class _AddedError:
-    """End-point error in px that storage adds, on every SAMPLE_EVERY-th row."""
+    """End-point error in px that storage adds, on every SAMPLE_EVERY-th row; of a stack on one field, by turns."""
 
     total: float = 0.0
     largest: float = 0.0
-    rows: int = 0
+    fields: int = 0
 
-    def measure(self, original: NDArray[np.float32], restored: NDArray[np.float32]) -> None:
-        """Both (2L, H, W): L fields."""
-        fields = original.reshape(-1, 2, *original.shape[1:])
-        errors = [end_point_error(*pair) for pair in zip(restored.reshape(fields.shape), fields, strict=True)]
-        self.total += float(np.mean(errors))
-        self.largest = max(self.largest, float(np.max(errors)))
-        self.rows += 1
+    def measure(
+        self,
+        original: NDArray[np.float32],
+        levels: NDArray[Any],
+        scale: NDArray[np.float32],
+        zero: NDArray[np.float32],
+    ) -> None:
+        """One row: (2L, H, W) in px and as levels that were read back, with their (2,) scale and zero."""
+        first = 2 * (self.fields % (len(levels) // 2))
+        field = slice(first, first + 2)
+        (restored,) = dequantise(levels[None, field], scale[None], zero[None])
+        error = end_point_error(restored, original[field])
+        self.total += float(error.mean())
+        self.largest = max(self.largest, float(error.max()))
+        self.fields += 1
 
 
 class VideoWriter:
@@ -121,16 +130,28 @@ class VideoWriter:
         if not len(flow):
             return
         quantised = quantise(flow, self._storage)
-        values = {"scale": quantised.scale, "zero": quantised.zero, **sides}
         if "stats" in array.sides and "stats" not in sides:
-            values["stats"] = statistics(flow, quantised.extremes)
+            sides["stats"] = statistics(flow, quantised.extremes)
+        self.levels(array, quantised, flow, **sides)
+
+    def levels(
+        self,
+        array: ArrayName,
+        quantised: Quantised,
+        flow: NDArray[np.float32] | Mapping[int, NDArray[np.float32]],
+        **sides: NDArray[Any],
+    ) -> None:
+        """What :meth:`flow` writes, of fields that are quantised already.
+
+        ``flow``: the fields in px, by number; needed are only those that become every SAMPLE_EVERY-th row of ``array``.
+        """
+        values = {"scale": quantised.scale, "zero": quantised.zero, **sides}
         for i, levels in enumerate(quantised.levels):
             payload = self._codec.encode(levels, quantised.scale[i])
             file = self._file(array)
             if file.rows % SAMPLE_EVERY == 0:
-                restored = self._codec.decode(payload, array.row_shape())[None]
-                one = slice(i, i + 1)
-                self._added.measure(flow[i], dequantise(restored, quantised.scale[one], quantised.zero[one])[0])
+                restored = self._codec.decode(payload, array.row_shape())
+                self._added.measure(flow[i], restored, quantised.scale[i], quantised.zero[i])
             file.append(payload, **{name: value[i] for name, value in values.items()})
 
     def frames(self, images: NDArray[np.uint8]) -> None:
@@ -164,9 +185,9 @@ class VideoWriter:
             "frames": Placement(str(frames[0].array), 0, frames[0].rows) if frames else None,
             "flow_bytes": sum(file.bytes for file in flows),
             "frames_bytes": sum(file.bytes for file in frames),
-            "added_epe": self._added.total / self._added.rows,
+            "added_epe": self._added.total / self._added.fields,
             "added_epe_max": self._added.largest,
-            "sampled_fields": self._added.rows,
+            "sampled_fields": self._added.fields,
             "content_sha256": hashlib.sha256(together.encode()).hexdigest(),
         }
 

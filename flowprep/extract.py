@@ -2,7 +2,8 @@
 
     decode (video.py) -> flow (flow/) -> encoded rows (encode.py)
 
-Frames stream through in blocks; memory does not depend on the length of the video.
+Frames stream through in blocks; memory does not depend on the length of the video. Where the process of a GPU computes
+the flow (gpu/), it has one part of the video while this one decodes the next and encodes the last.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowprep import flow
-from flowprep.config import Settings
-from flowprep.encode import VideoWriter
+from flowprep.config import FlowConfig, Settings
+from flowprep.encode import SAMPLE_EVERY, VideoWriter
 from flowprep.errors import Verdict, VideoError
+from flowprep.gpu.client import CodedFields, RemoteFlow
 from flowprep.store.blobs import store_error
 from flowprep.store.layout import ArrayName
 from flowprep.types import LedgerRow
 from flowprep.video import VideoReader
 
+KINDS = {"forward": "flow", "backward": "flow_backward"}  # of arrays, by direction
 DISK_GONE = {errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE, errno.ETIMEDOUT}
 
 
@@ -52,9 +57,10 @@ class Stages:
 class Extractor:
     """Extracts videos with one set of settings; the flow algorithm is made once and serves them all."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, remote: RemoteFlow | None = None) -> None:
+        """``remote``: computes the flow; None = this process does."""
         self.settings = settings
-        self.algorithm = flow.configured(settings.flow)
+        self._maker = _Elsewhere(remote) if remote else _Here(settings.flow)
 
     def extract(self, path: Path, id: str, folder: Path, progress: Callable[[int], None]) -> LedgerRow:
         """Write the encoded rows of the video at ``path`` into ``folder`` and describe it.
@@ -104,42 +110,94 @@ class Extractor:
     ) -> None:
         blocks = reader.blocks()
         last: NDArray[np.uint8] | None = None  # (1, H, W): the pair that spans two blocks needs it again
+        begun: deque[tuple[int, Part]] = deque()
+        done = 0  # pairs
+
+        def finish() -> None:
+            """Write the part that was begun first."""
+            pairs, part = begun.popleft()
+            with stages.time("flow"):
+                computed = part()
+            with stages.time("encode"):
+                for direction, fields in computed.items():
+                    _write(writer, KINDS[direction], fields)
+            progress(pairs)
+
         while True:
             with stages.time("decode"):
                 block = next(blocks, None)
             if block is None:
-                return
+                break
             grey = block.grey if last is None else np.concatenate([last, block.grey])
             last = grey[-1:].copy()
-            pairs = self.algorithm.pairs_in_a_second(*grey.shape[1:])  # a slow method must show signs of life
+            pairs = self._maker.pairs_in_a_second(*grey.shape[1:])  # a slow method must show signs of life
             for start in range(0, len(grey) - 1, pairs):
-                part = grey[start : start + pairs + 1]
+                frames = grey[start : start + pairs + 1]
                 with stages.time("flow"):
-                    computed = self._flow(part)
-                with stages.time("encode"):
-                    for kind, fields in computed.items():
-                        writer.flow(ArrayName(kind, *fields.shape[2:]), fields)
-                progress(len(part) - 1)
+                    begun.append((len(frames) - 1, self._maker.begin(frames, done)))
+                done += len(frames) - 1
+                if len(begun) > self._maker.ahead:
+                    finish()
             if block.rgb is not None:
                 with stages.time("encode"):
                     writer.frames(block.rgb)
             progress(0)
-
-    def _flow(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Fields of consecutive frames, by the kind of array they go to."""
-        direction = self.settings.flow.direction
-        if direction == "both":
-            forward, backward = self.algorithm.both(frames)
-            return {"flow": forward, "flow_backward": backward}
-        if direction == "backward":
-            return {"flow_backward": self.algorithm.backward(frames)}
-        return {"flow": self.algorithm.flow(frames)}
+        while begun:
+            finish()
 
     def _check_counts(self, writer: VideoWriter, frames: int) -> None:
         """T frames give T-1 fields, in each direction, and T stored frames."""
         for array, rows in writer.rows().items():
             if rows != (frames if array.is_rgb else frames - 1):
                 raise AssertionError(f"{frames} frames gave {rows} rows of {array}")
+
+
+Part = Callable[[], Mapping[str, NDArray[np.float32] | CodedFields]]  # gives the fields of a part, by direction
+
+
+class _Here:
+    """Flow that this process computes."""
+
+    ahead = 0  # parts that are begun before the first of them is taken
+
+    def __init__(self, config: FlowConfig) -> None:
+        self._direction = config.direction
+        self._algorithm = flow.configured(config)
+        self.pairs_in_a_second = self._algorithm.pairs_in_a_second
+
+    def begin(self, frames: NDArray[np.uint8], _done: int) -> Part:
+        return partial(self._fields, frames)
+
+    def _fields(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        if self._direction == "both":
+            forward, backward = self._algorithm.both(frames)
+            return {"forward": forward, "backward": backward}
+        if self._direction == "backward":
+            return {"backward": self._algorithm.backward(frames)}
+        return {"forward": self._algorithm.flow(frames)}
+
+
+class _Elsewhere:
+    """Flow that the process of a GPU computes."""
+
+    ahead = 1
+
+    def __init__(self, remote: RemoteFlow) -> None:
+        self._remote = remote
+        self.pairs_in_a_second = remote.pairs_in_a_second
+
+    def begin(self, frames: NDArray[np.uint8], done: int) -> Part:
+        """``done``: pairs of the video before these."""
+        pending = self._remote.begin(frames, -done % SAMPLE_EVERY, SAMPLE_EVERY)
+        return partial(self._remote.take, pending)
+
+
+def _write(writer: VideoWriter, kind: str, fields: NDArray[np.float32] | CodedFields) -> None:
+    if isinstance(fields, CodedFields):
+        name = ArrayName(kind, *fields.quantised.levels.shape[2:])
+        writer.levels(name, fields.quantised, fields.originals, stats=fields.stats)
+    else:
+        writer.flow(ArrayName(kind, *fields.shape[2:]), fields)
 
 
 def file_sha256(path: Path) -> str:

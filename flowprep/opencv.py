@@ -37,4 +37,9 @@ def explain(message: str) -> str:
                 f"OpenCV cannot be loaded: {message}. Install the system package {package}, "
                 "or replace opencv-contrib-python by opencv-contrib-python-headless, which needs none."
             )
+    if "libnpp" in message:
+        return (
+            f"OpenCV cannot be loaded: {message}. It was built with CUDA and needs the libraries NPP of the same CUDA: "
+            "install them, or that toolkit, and name their folder in LD_LIBRARY_PATH (docs/opencv-cuda.md)."
+        )
     return f"OpenCV cannot be loaded: {message}. Reinstall it with: pip install opencv-contrib-python"

@@ -9,6 +9,9 @@ chance; if it kills that too, the fault is its own and its verdict says how.
                           <-- JSON lines --  {"progress": 12} ... {"row": {...}} | {"failed": kind, "text": ...}
 
 The child ends when its stdin does: whoever kills the parent, no child outlives it.
+
+Where flow is computed on a GPU, the child hands its frames to the process that owns it (gpu/). It gets an open
+connection to that; where that fails, the video is tried again, and no verdict comes of it.
 """
 
 from __future__ import annotations
@@ -28,33 +31,27 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from flowprep.config import Settings
 from flowprep.errors import RefusedError, StoreError, UnfinishedError, Verdict, VideoError
+from flowprep.gpu import owner
+from flowprep.gpu.owner import GPUProcess
+from flowprep.gpu.wire import ServerLostError
+from flowprep.processes import ENVIRONMENT, POLL, START_SECONDS, TAIL, how_it_ended, last_words
 from flowprep.types import LedgerRow, Probe
 
-START_SECONDS = 120.0  # for a child to import its libraries, on a slow or busy disk
-POLL = 0.2  # s between two looks at a child that says nothing
+if TYPE_CHECKING:
+    from flowprep.gpu.client import RemoteFlow
+
 AWAY = 2.0  # s from one look to the next that only a suspended process takes
 VIDEOS_PER_CHILD = 500  # then a fresh one: a slow leak in a decoder must not add up
 STRIKES = 2  # tries before a crash, a hang or a want of memory is the video's own fault
 KILLS = 6  # tries before SIGKILL is: it mostly comes from outside (a person, a job manager, the kernel short of memory)
 OVER_MEMORY = "over the memory limit of its process (--memory-limit)"
-TAIL = 400  # characters of the child's last words in a verdict
-
-# One thread a process, for every library that would start its own; OpenCV's wheels do not listen to OMP_NUM_THREADS.
-CHILD_ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1"),
-    "MALLOC_ARENA_MAX": "2",
-    # Arrays of some megabytes come and go all the time: giving their pages back and forth takes a tenth of a run.
-    "MALLOC_MMAP_THRESHOLD_": str(8 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
-    "PYTHONUNBUFFERED": "1",
-}
 
 STOP = threading.Event()  # set by a driver that was told to end: every wait in this process gives up
 
@@ -68,31 +65,40 @@ class Limits:
 
 
 class ChildError(Exception):
-    """The child did not answer. ``verdict`` is what that means if the video is to blame; ``outside``: it hardly is."""
+    """The child did not answer. ``verdict`` is what that means if the video is to blame; ``outside``: it hardly is;
+    ``gpu``: it never is, but the process of the GPU."""
 
-    def __init__(self, verdict: Verdict, reason: str, *, outside: bool = False) -> None:
+    def __init__(self, verdict: Verdict, reason: str, *, outside: bool = False, gpu: bool = False) -> None:
         super().__init__(reason)
         self.verdict = verdict
         self.reason = reason
         self.outside = outside
+        self.gpu = gpu
 
 
 _running: set[Sandbox] = set()  # with a live child: held here, so that none is forgotten when its thread ends
 
 
 def close_all() -> None:
-    """End every child of this process."""
+    """End every child of this process, and the processes of its GPUs."""
     for box in list(_running):
         box.close()
+    owner.close_all()
+
+
+def _give_up() -> None:
+    if STOP.is_set():
+        raise UnfinishedError("stopped")
 
 
 class Sandbox:
     """One child process and the conversation with it. Used by one thread."""
 
-    def __init__(self, limits: Limits, gpu: str = "") -> None:
-        """``gpu``: the one GPU that the child sees; "" = no care is taken."""
+    def __init__(self, limits: Limits, gpu: GPUProcess | None = None) -> None:
+        """``gpu``: what computes the flow, if the child does not; then all its videos have the same settings."""
         self.limits = limits
         self._gpu = gpu
+        self._gpu_start = 0  # the start of that process that the child is connected to
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self._buffer = b""
@@ -131,7 +137,7 @@ class Sandbox:
         self, job: dict[str, Any], progress: Callable[[int], None], folder: Path | None = None
     ) -> tuple[dict[str, Any] | ChildError, int]:
         """The answer to ``job``, or the error that it keeps ending in; and the number of tries."""
-        strikes = kills = counted = 0
+        strikes = kills = failures = counted = 0
 
         def count(fields: int) -> None:
             nonlocal counted
@@ -142,14 +148,22 @@ class Sandbox:
             for leftover in folder.iterdir() if folder else ():
                 leftover.unlink()
             try:
-                return self._ask(job, count), 1 + strikes + kills
+                answer = self._ask(job, count)
             except ChildError as error:
                 self.close()
                 count(-counted)  # the next try begins at the first field again
+                if self._gpu and error.gpu:
+                    self._gpu.failed(self._gpu_start, error.reason, _give_up)
+                    failures += 1
+                    continue
                 kills += error.outside
                 strikes += not error.outside
                 if strikes >= STRIKES or kills >= KILLS:
-                    return error, strikes + kills
+                    return error, strikes + kills + failures
+            else:
+                if self._gpu:
+                    self._gpu.done()
+                return answer, 1 + strikes + kills + failures
 
     def close(self) -> None:
         """End the child, now."""
@@ -191,21 +205,28 @@ class Sandbox:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._buffer = b""
         self._videos = 0
-        self._process = subprocess.Popen(
-            # -P: what lies in the working directory is not for importing.
-            # A GPU's driver reserves address space without end, so that only the memory in use can be limited there.
-            [sys.executable, "-P", "-m", "flowprep.sandbox", "0" if self._gpu else str(self.limits.memory_mib)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, **CHILD_ENVIRONMENT, **({"CUDA_VISIBLE_DEVICES": self._gpu} if self._gpu else {})},
-            start_new_session=True,  # Ctrl-C is for the parent, which decides what becomes of the child
-        )
+        # -P: what lies in the working directory is not for importing.
+        command = [sys.executable, "-P", "-m", "flowprep.sandbox", str(self.limits.memory_mib)]
+        with ExitStack() as handed_over:
+            handles: tuple[int, ...] = ()
+            if self._gpu:
+                link = self._gpu.connect(self.limits.silence_seconds, _give_up)
+                self._gpu_start = link.start
+                handles = (handed_over.enter_context(link.connection).fileno(),)
+            self._process = subprocess.Popen(
+                [*command, *map(str, handles)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env={**os.environ, **ENVIRONMENT},
+                pass_fds=handles,
+                start_new_session=True,  # Ctrl-C is for the parent, which decides what becomes of the child
+            )
         _running.add(self)
         try:
             self._read(START_SECONDS)
         except ChildError as error:
-            text = self._last_words()
+            text = last_words(self._errors)
             self.close()
             if error.outside:
                 raise
@@ -231,8 +252,6 @@ class Sandbox:
             if now > looked + AWAY:
                 deadline += now - looked  # a job that was suspended, as a whole: nobody was silent
             looked = now
-            if self._gpu and _resident_mib(self._process.pid) > self.limits.memory_mib:
-                raise ChildError(Verdict.MEMORY, OVER_MEMORY)
             if now > deadline:
                 raise ChildError(Verdict.TIMEOUT, f"no new frame for {seconds:.0f} s (limit: --stall-seconds)")
         line, _, self._buffer = self._buffer.partition(b"\n")
@@ -247,23 +266,8 @@ class Sandbox:
             return ChildError(
                 Verdict.MEMORY, f"its process was killed {KILLS} times, by the system or a user", outside=True
             )
-        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return ChildError(Verdict.CRASHED, f"its process died with {name}. {self._last_words()}".strip())
-
-    def _last_words(self) -> str:
-        if not self._errors:
-            return ""
-        self._errors.seek(0)
-        return " ".join(self._errors.read().decode(errors="replace").split())[-TAIL:]
-
-
-def _resident_mib(pid: int) -> int:
-    """Memory that a process uses; 0 if it is gone."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0
-    return pages * resource.getpagesize() // 2**20
+        said = last_words(self._errors)
+        return ChildError(Verdict.CRASHED, f"its process died with {how_it_ended(code)}. {said}".strip())
 
 
 def _failure(kind: str, text: str) -> Exception:
@@ -272,14 +276,16 @@ def _failure(kind: str, text: str) -> Exception:
         return StoreError(text)
     if kind == "refused":
         return RefusedError(text)
+    if kind == "gpu":
+        return ChildError(Verdict.CRASHED, text, gpu=True)
     return ChildError(Verdict.MEMORY if kind == "memory" else Verdict.CRASHED, text)
 
 
 def main() -> None:
     """The child: answers one job after another until stdin ends."""
     faulthandler.enable()
-    if limit := int(sys.argv[1]) * 2**20:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit = int(sys.argv[1]) * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Answers get a descriptor of their own; whatever a library prints goes to stderr.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
@@ -287,6 +293,7 @@ def main() -> None:
 
     from flowprep import opencv
 
+    gpu = socket.socket(fileno=int(sys.argv[2])) if len(sys.argv) > 2 else None
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     workers: dict[str, Callable[..., LedgerRow]] = {}
@@ -303,7 +310,8 @@ def main() -> None:
                 continue
             key = json.dumps(job["settings"], sort_keys=True)
             if key not in workers:
-                workers[key] = _worker(_checked(Settings.from_json(job["settings"])))
+                settings = Settings.from_json(job["settings"])
+                workers[key] = _worker(settings, _remote_flow(gpu, settings, lambda: say(progress=0)))
             what = LedgerRow.from_json(job["source"]) if "source" in job else job["extract"]
             row = workers[key](Path(job["path"]), what, Path(job["folder"]), lambda count: say(progress=count))
             say(row=row.to_json())
@@ -313,6 +321,8 @@ def main() -> None:
             say(failed="store", text=str(error))
         except RefusedError as error:
             say(failed="refused", text=str(error))
+        except ServerLostError as error:
+            say(failed="gpu", text=str(error))
         except Exception as error:  # noqa: BLE001 - one video must not end the run
             if isinstance(error, opencv.load().error) and error.code == opencv.load().Error.StsNoMem:
                 say(failed="memory", text=OVER_MEMORY)
@@ -321,21 +331,30 @@ def main() -> None:
                 say(failed="crash", text=f"internal error, please report it: {type(error).__name__}: {error}"[:TAIL])
 
 
-def _worker(settings: Settings) -> Callable[..., LedgerRow]:
-    """What makes the rows of a video under ``settings``, its libraries loaded."""
+def _remote_flow(gpu: socket.socket | None, settings: Settings, alive: Callable[[], None]) -> RemoteFlow | None:
+    """What computes the flow where ``gpu`` leads to."""
+    if gpu is None:
+        return None
+    from flowprep.gpu.client import RemoteFlow
+
+    return RemoteFlow(gpu, settings, alive)
+
+
+def _worker(settings: Settings, remote: RemoteFlow | None) -> Callable[..., LedgerRow]:
+    """What makes the rows of a video under ``settings``, its libraries loaded; ``remote``: what computes the flow."""
+    if settings.computes_flow and not remote:
+        _check_engine(settings)
     if settings.derived:
         from flowprep.derive import Deriver
 
-        return Deriver(settings).derive
+        return Deriver(settings, remote).derive
     from flowprep.extract import Extractor
 
-    return Extractor(settings).extract
+    return Extractor(settings, remote).extract
 
 
-def _checked(settings: Settings) -> Settings:
-    """``settings``, if what they name as their engine is what this machine has: one dataset, one engine."""
-    if not settings.computes_flow:
-        return settings
+def _check_engine(settings: Settings) -> None:
+    """Raise RefusedError unless the engine that they name is what this machine has: one dataset, one engine."""
     from flowprep import flow
 
     here = flow.find(settings.flow.method, settings.flow.backend).engine()
@@ -344,7 +363,6 @@ def _checked(settings: Settings) -> Settings:
             f"{socket.gethostname()} computes {settings.flow.method} with {here}, the run was started with "
             f"{settings.engine}: install the same versions everywhere."
         )
-    return settings
 
 
 def _probe(path: Path) -> dict[str, Any] | None:

@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowprep import __version__, flow
-from flowprep.config import FlowConfig
+from flowprep.config import Settings
 from flowprep.derive import planned_source, source_rows
 from flowprep.devices import next_gpu
 from flowprep.encode import read_row_file
 from flowprep.errors import RefusedError, StoreError, UnfinishedError, Verdict
+from flowprep.gpu.owner import gpu_process
 from flowprep.plan import BLOCK, Allocator, Plan
 from flowprep.sandbox import STOP, Limits, Sandbox
 from flowprep.store import layout
@@ -176,21 +177,22 @@ def _extract_video(
     settings = plan.settings
     if video.refused:
         return LedgerRow(video.id, Verdict.BAD_PATH, reason=video.refused)
-    box = _sandbox(limits, settings.flow if settings.computes_flow else None)
+    box = _sandbox(limits, settings)
     if not settings.derived:
         return box.extract(settings, root / video.id, video.id, folder, _count_fields)
     source = planned_source(video, root, sources)
     return box.extract(settings, root, video.id, folder, _count_fields, source)
 
 
-def _sandbox(limits: Limits, chosen: FlowConfig | None) -> Sandbox:
-    """The sandbox of this thread, a new one where the old one was for something else. ``chosen``: flow to compute."""
-    needed = (limits, chosen and (chosen.method, chosen.backend))
-    if getattr(_thread, "needed", None) != needed:
+def _sandbox(limits: Limits, settings: Settings) -> Sandbox:
+    """The sandbox of this thread, a new one where the old one was for something else."""
+    if getattr(_thread, "needed", None) != (limits, settings):
         if hasattr(_thread, "sandbox"):
-            _thread.sandbox.close()  # of a run with other limits, on a worker that serves several
-        gpu = next_gpu() if chosen and flow.find(chosen.method, chosen.backend).gpu else ""
-        _thread.sandbox, _thread.needed = Sandbox(limits, gpu), needed
+            _thread.sandbox.close()  # of another run, on a worker that serves several
+        chosen = settings.flow
+        on_gpu = settings.computes_flow and flow.find(chosen.method, chosen.backend, elsewhere=True).gpu
+        _thread.sandbox = Sandbox(limits, gpu_process(next_gpu()) if on_gpu else None)
+        _thread.needed = (limits, settings)
     box: Sandbox = _thread.sandbox
     return box
 

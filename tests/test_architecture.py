@@ -25,6 +25,8 @@ ROOMS = (
     "types",
     "versions",
     "devices",
+    "nvidia",
+    "processes",
     "schema",
     "config",
     "records",
@@ -35,6 +37,7 @@ ROOMS = (
     "video",
     "flow",
     "quantise",
+    "gpu",  # the process that computes for many
     "codecs",
     "store",
     "encode",
@@ -60,20 +63,21 @@ FOREIGN = {
     "av": ("av", ["video.py"]),
     "click": ("click", ["cli/"]),
     "cv2": ("opencv-contrib-python", ["opencv.py"]),
+    "cuda": ("cuda-bindings", ["flow/cuda/driver.py"]),
     "dask": ("dask", ["run/dask.py"]),
     "distributed": ("distributed", ["run/dask.py"]),
     "google_crc32c": ("google-crc32c", ["codecs/", "store/"]),
     "jinja2": ("jinja2", ["train/report/"]),
     "imagecodecs": ("imagecodecs", ["codecs/"]),
     "llvmlite": ("llvmlite", ["flow/cpu/"]),
-    "numba": ("numba", ["flow/cpu/"]),
+    "numba": ("numba", ["flow/cpu/", "flow/cuda/"]),  # numba.cuda is of numba-cuda
     "numcodecs": ("numcodecs", ["codecs/"]),
     "numpy": ("numpy", [""]),
     "PIL": ("pillow", ["codecs/", "show/", "train/report/"]),
     "psutil": ("psutil", ["doctor.py"]),
     "safetensors": ("safetensors", ["train/weights.py"]),
     "sklearn": ("scikit-learn", ["train/fusion.py"]),
-    "tensorboard": ("tensorboard", ["train/"]),  # which torch.utils.tensorboard imports
+    "tensorboard": ("tensorboard", ["train/curves.py"]),
     "torch": ("torch", ["stacks/torch_loader.py", "train/"]),
     "yaml": ("pyyaml", ["cli/training.py", "config/", "submit/", "train/run_folder.py"]),
     "zarr": ("zarr", ["store/"]),
@@ -221,10 +225,12 @@ def test_names_and_lengths() -> None:
 def test_foreign_libraries_are_the_declared_ones() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    required = setup["options"]["install_requires"] + setup["options.extras_require"]["train"]
+    extras = setup["options.extras_require"]
+    required = "\n".join([setup["options"]["install_requires"], extras["train"], extras["cuda"]])
     declared = {re.split(r"[<>=!~;\[ ]", line, maxsplit=1)[0] for line in required.split("\n") if line}
-    assert declared == {distribution for distribution, _ in FOREIGN.values()}, (
-        "install_requires and the extra train in setup.cfg must name the distributions that FOREIGN in this file names"
+    assert declared == {distribution for distribution, _ in FOREIGN.values()} | {"numba-cuda"}, (
+        "install_requires and the extras train and cuda in setup.cfg must name the distributions that FOREIGN in this "
+        "file names, and numba-cuda, which takes the place of numba.cuda"
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -249,37 +247,15 @@ def seen(log: Path) -> set[str]:
     return {line.split("\t")[1] for line in log.read_text().splitlines()}
 
 
-def test_each_worker_of_a_machine_has_its_own_gpu(videos: Path, tmp_path: Path) -> None:
-    """With a method that says that it computes on GPUs, which here writes down what it sees of them."""
-    env = {**GPU, "FLOWPREP_TEST_GPU": str(tmp_path / "log"), "CUDA_VISIBLE_DEVICES": "3,GPU-abc"}
-    done = flowprep("extract", videos, tmp_path / "out.zarr", *METHOD, env=env)
-    assert done.returncode == 0, done.stderr
-    assert "on 2 workers" in done.stderr  # as many as GPUs, however many processors
-    assert seen(tmp_path / "log") == {"3", "GPU-abc"}
-
-
-def test_a_video_that_crashes_a_gpu_worker_is_the_only_one_blamed(videos: Path, tmp_path: Path) -> None:
-    for name in ("segv.avi", "greedy.avi"):
-        shutil.copy(videos / "left/left_00.avi", videos / "left" / name)
-    (tmp_path / "marks").mkdir()
-    gpu = {"FLOWPREP_TEST_GPU": str(tmp_path / "log"), "CUDA_VISIBLE_DEVICES": "0,1"}
-    env = {**GPU, **gpu, "FLOWPREP_TEST_MARKS": str(tmp_path / "marks")}
-    done = flowprep("extract", videos, tmp_path / "out.zarr", *METHOD, "--memory-limit", "1024", env=env)
-    assert done.returncode == 65, done.stderr
-    assert re.findall(r"^ +(\d+)  (\w+)$", done.stdout, re.M) == [("6", "ok"), ("1", "crashed"), ("1", "memory")]
-    # Where a GPU is used, what counts is memory that is in use: its driver reserves address space without end.
-    assert "memory: left/greedy.avi: over the memory limit of its process (--memory-limit)" in done.stderr
-
-
 @pytest.mark.timeout(200)
 def test_on_a_cluster_only_workers_with_a_gpu_work(videos: Path, tmp_path: Path) -> None:
     env = {**GPU, "FLOWPREP_TEST_GPU": str(tmp_path / "log"), "CUDA_VISIBLE_DEVICES": "5"}
-    with Cluster(tmp_path / "cluster", 1, env=env, options=["--resources", "GPU=1"]) as cluster:
+    with Cluster(tmp_path / "cluster", 1, env=env, options=["--resources", "GPU=1", "--nthreads", "2"]) as cluster:
         cluster.hosts.append(())
         cluster.env["CUDA_VISIBLE_DEVICES"] = "6"
         cluster.add_worker(1, "--resources", "CPU=1")  # the later option counts: no GPU here
         driver = {**env, "CUDA_VISIBLE_DEVICES": ""}  # the machine of the driver has none
-        options = ["--backend", "opencv", "--scheduler-file", str(cluster.file)]
+        options = ["--backend", "gpu", "--scheduler-file", str(cluster.file)]
         done = flowprep("extract", videos, tmp_path / "out.zarr", *METHOD, *options, env=driver)
     assert done.returncode == 0, done.stderr
     assert seen(tmp_path / "log") == {"5"}
@@ -295,6 +271,12 @@ def fresh_turns() -> Iterator[None]:
 def test_gpus_take_turns(monkeypatch: pytest.MonkeyPatch, fresh_turns: None) -> None:  # noqa: ARG001
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
     assert [devices.next_gpu() for _ in range(5)] == ["1", "2", "1", "2", "1"]
+
+
+def test_no_gpu(monkeypatch: pytest.MonkeyPatch, fresh_turns: None) -> None:  # noqa: ARG001
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(RefusedError, match="has no GPU that can be used: see nvidia-smi, .*--backend cpu"):
+        devices.next_gpu()
 
 
 # --- what a worker must have in common with the driver ---

@@ -30,8 +30,8 @@ KEYS = {item.name: typing.get_type_hints(StackConfig)[item.name] for item in dat
 # Of each key: good values, bad ones, what the error says of these, and other keys that it needs.
 VALUES: dict[str, tuple[list[Any], list[Any], str, dict[str, Any]]] = {
     "kind": (["flow", "trajectory"], ["", "eq1", "Flow"], "stack.kind: no such value", {}),
-    "length": ([1, 10, 32], [0, -1, 33], "--length .*: give 1 to 32 fields", {}),
-    "temporal_stride": ([1, 100], [0, -1, 101], "--temporal-stride .*: give 1 .every field. to 100", {}),
+    "length": ([1, 10, 32], [0, -1, 33], "stack.length .*: give 1 to 32 fields", {}),
+    "temporal_stride": ([1, 100], [0, -1, 101], "stack.temporal_stride .*: give 1 .every field. to 100", {}),
     "bidirectional": ([True, False], [], "", {}),
     "mean_subtract": ([True, False], [], "", {}),
     "anchor": (["start", "centre"], ["", "center", "end"], "stack.anchor: no such value", {}),
@@ -93,9 +93,9 @@ def test_every_key_has_a_type(key: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"bidirectional": True, "length": 9}, "--length 9: half of it is for each direction, so give an even number"),
-        ({"bidirectional": True, "length": 1}, "--length 1: half of it"),
-        ({"bidirectional": True, "anchor": "centre"}, "--anchor is for stacks of one direction"),
+        ({"bidirectional": True, "length": 9}, "stack.length 9: half of it is for each direction, so give an even"),
+        ({"bidirectional": True, "length": 1}, "stack.length 1: half of it"),
+        ({"bidirectional": True, "anchor": "centre"}, "stack.anchor is for stacks of one direction"),
         ({"backward": "stored"}, "--backward stored is for stacks of both directions: add --bidirectional"),
         ({"backward": "frames"}, "--backward frames is for stacks of both directions: add --bidirectional"),
         ({"every": 2, "per_video": 25}, "--every and --per-video exclude each other: give one of them"),
@@ -139,7 +139,7 @@ def test_a_pipeline_file_is_read(tmp_path: Path) -> None:
         "a.zarr", "b.zarr", StorageConfig(codec="blosc"), stack=StackConfig("trajectory", every=4)
     )
     path.write_text("stack: {length: 33}\n")
-    with pytest.raises(UsageError, match=f"^{path}: --length 33: give 1 to 32 fields"):
+    with pytest.raises(UsageError, match=f"^{path}: stack.length 33: give 1 to 32 fields"):
         read_pipeline(path, StackingConfig)
     path.write_text("- stack\n")
     with pytest.raises(UsageError, match="a pipeline file is a mapping with the keys dataset, output, storage"):

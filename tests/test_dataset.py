@@ -23,7 +23,7 @@ from flowprep import codecs
 from flowprep.config import StorageConfig
 from flowprep.encode import RowFile
 from flowprep.errors import RefusedError, UsageError, Verdict
-from flowprep.extract import Extractor
+from flowprep.flow import configured
 from flowprep.plan import estimate, make_plan
 from flowprep.quantise import dequantise
 from flowprep.shard import BlockFiles, publish
@@ -221,7 +221,7 @@ def test_stats_are_of_the_flow_before_it_was_stored(dataset: Dataset, folder: Pa
     reader = VideoReader(folder / CLIP, SETTINGS.video, SETTINGS.storage)
     frames = np.concatenate([block.grey for block in reader.blocks()])
     for direction in ("forward", "backward"):
-        algorithm = Extractor(SETTINGS).algorithm
+        algorithm = configured(SETTINGS.flow)
         flow = (algorithm.flow if direction == "forward" else algorithm.backward)(frames)
         mean, low, high = np.moveaxis(dataset.stats(CLIP, direction=direction), -1, 0)
         assert np.abs(mean - flow.mean(axis=(2, 3), dtype=np.float64)).max() < 1e-6

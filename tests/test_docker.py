@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from flowprep.flow.opencv_build import FIRST_DRIVER
+from flowprep.flow.opencv_cuda import TVL1, Brox
 from flowprep.synthetic import write_demo_videos
 from tests.command import await_
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+CPU, CUDA = FILES
 ENTRYPOINT = ROOT / "docker/entrypoint"
 
 OPTIONAL = {"omppool", "tbbpool"}  # ways of Numba to start threads, which nothing here uses
@@ -75,6 +78,44 @@ def test_what_is_copied_is_there_and_sent(file: Path) -> None:
     assert os.access(ENTRYPOINT, os.X_OK)
 
 
+def test_the_images_differ_only_where_they_must() -> None:
+    for name in ("USER", "WORKDIR", "ENTRYPOINT", "CMD", "HEALTHCHECK"):
+        assert of(CPU, name)[-1] == of(CUDA, name)[-1]
+    ignored = [file.with_name(f"{file.name}.dockerignore").read_text(encoding="utf-8") for file in (CPU, CUDA)]
+    assert ignored[0] == ignored[1]
+
+
+def arguments() -> dict[str, str]:
+    """Of the build with CUDA: name -> default."""
+    return {name: value.strip('"') for name, _, value in (item.partition("=") for item in of(CUDA, "ARG"))}
+
+
+def test_opencv_is_built_with_what_its_flow_on_a_gpu_needs() -> None:
+    (step,) = [command for command in of(CUDA, "RUN") if "pip wheel" in command]
+    given = arguments()
+    assert f"opencv-contrib-python=={given['OPENCV_VERSION']}\n" in (ROOT / "constraints.txt").read_text(
+        encoding="utf-8"
+    )
+    (text,) = re.findall(r'CMAKE_ARGS="([^"]*)"', step)
+    options = dict(item.removeprefix("-D").split("=") for item in shlex.split(text))
+    assert options["WITH_CUDA"] == "ON" and options["CUDA_ARCH_BIN"] == "$CUDA_ARCH_BIN"
+    modules = set(given["OPENCV_MODULES"].split(","))
+    assert {*TVL1.modules, *Brox.modules, "imgproc", "video", "optflow", "calib", "python3"} <= modules
+    architectures = given["CUDA_ARCH_BIN"].split(";")
+    assert architectures[0] == "7.5" and given["CUDA_ARCH_PTX"] == architectures[-1]
+    # Only OpenCV from its sources, and nothing else: NumPy would be next.
+    assert "--no-deps --no-binary opencv-contrib-python " in step
+
+
+def test_cuda_is_the_same_for_building_and_running() -> None:
+    build, final = (base.split()[0] for base in of(CUDA, "FROM"))
+    assert build.replace("-devel-", "-runtime-") == final  # OpenCV needs NPP, which "-base-" has not
+    assert FIRST_DRIVER[build.split(":")[1].split(".")[0]] == 580
+    assert "must be 580 or newer" in CUDA.read_text(encoding="utf-8")
+    (variables,) = of(CUDA, "ENV")
+    assert {"compute", "utility"} <= set(variables.split("NVIDIA_DRIVER_CAPABILITIES=")[1].split(","))
+
+
 def test_the_entry_point_runs_flowprep_or_what_it_is_told(tmp_path: Path) -> None:
     (tmp_path / "flowprep").write_text('#!/bin/sh\necho "flowprep $@ as $$"\n')
     (tmp_path / "flowprep").chmod(0o755)
@@ -100,7 +141,7 @@ def pip_steps(file: Path, environment: Path) -> str:
 
 @pytest.mark.system
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", [CPU], ids=lambda path: path.stem)  # the other needs a toolkit of CUDA
 def test_what_would_be_in_the_image_works(file: Path, tmp_path: Path) -> None:
     """The pip steps in an empty environment; then a run, told to stop as "docker stop" does, and continued."""
     source, environment = tmp_path / "source", tmp_path / "installed"

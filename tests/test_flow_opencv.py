@@ -259,9 +259,11 @@ def test_frames_smaller_than_a_patch():
 def test_unknown_methods_and_backends():
     with pytest.raises(UsageError, match="Did you mean 'tvl1'"):
         flow.get("tvl2")
-    with pytest.raises(UsageError, match="tvl1 has no backend 'opencw', only cpu, opencv. Did you mean 'opencv'"):
+    with pytest.raises(
+        UsageError, match="tvl1 has no backend 'opencw', only cpu, opencv, cuda, opencv-cuda. Did you mean"
+    ):
         flow.get("tvl1", "opencw")
-    with pytest.raises(UsageError, match="brox has no backend 'opencv', only cpu"):
+    with pytest.raises(UsageError, match="brox has no backend 'opencv', only cpu, cuda, opencv-cuda"):
         flow.get("brox", "opencv")
 
 

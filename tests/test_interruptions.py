@@ -219,7 +219,7 @@ def test_a_worker_with_another_flowprep_or_none_is_refused(other: Any, words: st
 
 def test_room_is_twice_what_the_workers_have_or_are_allowed() -> None:
     client = FakeClient(a=__version__, b=__version__, gone=OSError("gone"))
-    for most, gpu, room in ((0, False, 18), (4, False, 8), (0, True, 6)):
+    for most, gpu, room in ((0, False, 18), (4, False, 8), (0, True, 18)):
         workers = Workers(client, "tcp://x", most, gpu=gpu, say=print)
         workers.look()
         assert workers.room() == room

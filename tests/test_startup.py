@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"cv2", "av", "torch", "dask", "distributed", "zarr", "imagecodecs"}
+HEAVY = {"cv2", "av", "torch", "dask", "distributed", "zarr", "imagecodecs", "numba"}
 HELP_SECONDS = 0.3  # CPU
 
 

@@ -120,17 +120,18 @@ def test_shellcheck(here: Path) -> None:
 @pytest.mark.parametrize(
     ("request_", "pending", "expected"),
     [
-        (Request(), 10, (3, 4, 4, 8192)),  # tasks, cpus, workers, MiB
-        (Request(cpus=1), 10, (10, 1, 1, 2048)),
-        (Request(cpus=1), 5000, (1001, 1, 1, 2048)),
-        (Request(gpus=2), 10, (5, 4, 2, 4096)),
-        (Request(gpus=8, memory="1T"), 10, (2, 8, 8, 1048576)),
-        (Request(tasks=7, memory="500M"), 1, (7, 4, 4, 500)),
+        (Request(), 10, (3, 4, 8192)),  # tasks, workers, MiB
+        (Request(cpus=1), 10, (10, 1, 2048)),
+        (Request(cpus=1), 5000, (1001, 1, 2048)),
+        (Request(gpus=2), 100, (7, 16, 16 * 2048 + 2 * 4096)),
+        (Request(gpus=1, cpus=4), 10, (3, 4, 4 * 2048 + 4096)),
+        (Request(gpus=8, memory="1T"), 100, (2, 64, 1048576)),
+        (Request(tasks=7, memory="500M"), 1, (7, 4, 500)),
     ],
 )
 def test_how_large_a_job_is(here: Path, request_: Request, pending: int, expected: tuple[int, ...]) -> None:
     made = job(here, request_, pending=pending)
-    assert (made.tasks, made.cpus, made.workers, made.memory) == expected
+    assert (made.tasks, made.workers, made.memory) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,17 @@ import click
 from flowprep.errors import ExitCode, UsageError
 from flowprep.wording import plural
 
-MARKS = {True: "ok ", False: "BAD"}
+MARKS = {True: "ok ", False: "BAD", None: "-- "}
 
 
 @click.command("doctor")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False), required=False)
-@click.option("--warm", is_flag=True, help="Only compile the kernels of the CPU engine, once a machine, and keep them.")
+@click.option("--warm", is_flag=True, help="Only compile the kernels, once a machine, and keep them.")
 def command(folder: str | None, warm: bool) -> None:
-    """Say what works on this machine, and why the rest does not. FOLDER is where datasets would go, else here."""
+    """Say what works on this machine, and why the rest does not. FOLDER is where datasets would go, else here.
+
+    "ok" works, "BAD" does not, "--" is not here and need not be.
+    """
     from flowprep import doctor
 
     if warm and folder:

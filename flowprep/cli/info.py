@@ -62,6 +62,7 @@ def _lines(info: Any) -> list[str]:
         f"on disk      {size(info.bytes)}",
         *_added_error(info, made),
         f"method       {flow['method']} on {flow['backend']} ({settings['engine']}), {flow['direction']}",
+        *([f"auto         {settings['auto']}"] if "auto" in settings else []),
         f"parameters   {parameters or 'none'}",
         f"coding       {_coding(settings['storage'], unit)}",
         *(f"before       {_coding(storage, 'field')}" for storage in reversed(settings.get("origins", []))),

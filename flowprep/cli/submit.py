@@ -31,9 +31,13 @@ OPTIONS = (
     click.option("--folder", type=click.Path(), help="Folder for the files of the job [default: beside OUT.zarr]."),
     click.option("--tasks", type=int, default=0, metavar="N", help="Tasks [default: one shard for each worker]."),
     click.option("--at-once", type=int, default=0, metavar="N", help="Tasks at the same time [default: all that fit]."),
-    click.option("--cpus", type=int, default=0, metavar="N", help="Processors, and workers, of a task [default: 4]."),
-    click.option("--memory", default="", metavar="SIZE", help="Memory of a task [default: 2G for each worker]."),
-    click.option("--gpus", type=int, default=0, metavar="N", help="GPUs of a task, one for each worker."),
+    click.option(
+        "--cpus", type=int, default=0, metavar="N", help="Processors and workers of a task [default: 4, or 8 a GPU]."
+    ),
+    click.option(
+        "--memory", default="", metavar="SIZE", help="Memory of a task [default: 2G for each worker, 4G for each GPU]."
+    ),
+    click.option("--gpus", type=int, default=0, metavar="N", help="GPUs of a task, for all its workers."),
     click.option("--grace", type=int, default=90, show_default=True, help="Seconds of a stopped task for its shards."),
     click.option(
         "--time", metavar="H:MM:SS", help="SLURM: longest run of a task, then continued [default: the partition's]."
@@ -79,6 +83,7 @@ def command(
     flowprep submit -c pipelines/ucf101.yaml --to k8s --image NAME --claim CLAIM=data
     """
     from flowprep.config import build, read_pipeline
+    from flowprep.flow.choosing import AUTO, refuse_auto
     from flowprep.run.driver import Extraction
     from flowprep.submit.job import Request, dataset_name, make_job, write
     from flowprep.submit.outlook import Outlook, outlook
@@ -91,9 +96,12 @@ def command(
     if output:
         merged["output"] = output
     merged.pop("cluster", None)  # the job is the cluster
-    extraction = Extraction(build(merged, pipeline or "command line"), lambda text: click.echo(text, err=True))
+    asked = build(merged, pipeline or "command line")
+    if asked.flow.backend == AUTO:
+        refuse_auto("the nodes of the job")
+    extraction = Extraction(asked, lambda text: click.echo(text, err=True))
     # Every parameter by name, so that all tasks compute the same.
-    config = replace(extraction.config, flow=extraction.settings.flow)
+    config = replace(asked, flow=extraction.settings.flow)
     dry_run = dry_run or config.run.dry_run
     place = Path(folder) if folder else Path(config.output).parent / f"{dataset_name(config.output)}-{to}"
 

@@ -15,6 +15,7 @@ from flowprep.schema import checked, from_mapping
 
 FORMAT_VERSION = 2  # of the dataset on disk; a change that alters stored bytes raises it
 LIMITS = ("max_pixels", "max_frames")  # keys of the section video that shape no number
+AUTO = "auto"  # key that tells why this backend, which shapes no number either
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Settings:
     engine: str  # the library that computes the flow, with its version: "opencv 5.0.0"
     origins: tuple[StorageConfig, ...] = ()  # how the flow was stored before, in the datasets it was made from
     stack: StackConfig | None = None  # of a dataset of stacks
+    auto: str = ""  # what --backend auto has chosen, and why; "" = the backend was named, or left to be the default
 
     @property
     def derived(self) -> bool:
@@ -55,6 +57,8 @@ class Settings:
             tree["origins"] = [storage.to_json() for storage in self.origins]
         if self.stack:
             tree["stack"] = dataclasses.asdict(self.stack)
+        if self.auto:
+            tree[AUTO] = self.auto
         return tree
 
     @classmethod
@@ -69,17 +73,19 @@ class Settings:
             checked(data["engine"], str, (), f"{where}: engine"),
             tuple(from_mapping(StorageConfig, item, where, "origins.") for item in data.get("origins", ())),
             from_mapping(StackConfig, stack, where, "stack.") if stack else None,
+            checked(data.get(AUTO, ""), str, (), f"{where}: {AUTO}"),
         )
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of all that shapes the numbers: of everything but the limits, which only turn videos away."""
-        tree = self.to_json()
+        """sha256 (hex) of all that shapes the numbers: not of the limits, which only turn videos away, nor of the
+        reasons for the backend."""
+        tree = {key: value for key, value in self.to_json().items() if key != AUTO}
         return fingerprint({**tree, "video": {key: value for key, value in tree["video"].items() if key not in LIMITS}})
 
     def differences(self, other: Settings) -> list[str]:
         """``"flow.parameters.warps: 5 -> 10"`` for every value of ``self`` that ``other`` has changed."""
         mine, theirs = _flatten(self.to_json()), _flatten(other.to_json())
-        keys = sorted((mine.keys() | theirs.keys()) - {f"video.{key}" for key in LIMITS})
+        keys = sorted((mine.keys() | theirs.keys()) - {AUTO, *(f"video.{key}" for key in LIMITS)})
         if self.flow.method != other.flow.method:  # then all parameters differ, which says nothing
             keys = [key for key in keys if not key.startswith("flow.parameters.")]
         return [

@@ -72,7 +72,10 @@ class FlowConfig:
 
     method: str = setting("tvl1", "Flow method.", choices=METHODS)
     backend: str = setting(
-        "", "What computes it: cpu or opencv; default: the method's first that works here.", metavar="NAME"
+        "",
+        "What computes it: cpu, opencv, cuda or opencv-cuda, or auto: the fastest of them here; "
+        "default: the method's first on processors that works here.",
+        metavar="NAME",
     )
     direction: str = setting("forward", "Frame i to i+1, i+1 to i, or both.", choices=DIRECTIONS)
     parameters: dict[str, Any] = setting(

@@ -18,11 +18,22 @@ from numpy.typing import NDArray
 
 from flowprep.config import METHODS, MIN_SIDE, FlowConfig
 from flowprep.errors import RefusedError, UsageError, Verdict, VideoError, did_you_mean
+from flowprep.flow.batch import DeviceFields, chains
 
-# Backends of each method, the preferred one first: name -> "module:class".
+# Backends of each method, the preferred one first: name -> "module:class". Those on GPUs are taken only when asked for:
+# what a dataset is made with must not depend on where its first run happened to be.
 BACKENDS: dict[str, dict[str, str]] = {
-    "tvl1": {"cpu": "flowprep.flow.cpu:TVL1", "opencv": "flowprep.flow.opencv:TVL1"},
-    "brox": {"cpu": "flowprep.flow.cpu:Brox"},
+    "tvl1": {
+        "cpu": "flowprep.flow.cpu:TVL1",
+        "opencv": "flowprep.flow.opencv:TVL1",
+        "cuda": "flowprep.flow.cuda:TVL1",
+        "opencv-cuda": "flowprep.flow.opencv_cuda:TVL1",
+    },
+    "brox": {
+        "cpu": "flowprep.flow.cpu:Brox",
+        "cuda": "flowprep.flow.cuda:Brox",
+        "opencv-cuda": "flowprep.flow.opencv_cuda:Brox",
+    },
     "deepflow": {"opencv": "flowprep.flow.opencv:DeepFlow"},
     "dis": {"opencv": "flowprep.flow.opencv:DIS"},
     "farneback": {"opencv": "flowprep.flow.opencv:Farneback"},
@@ -83,7 +94,8 @@ class FlowAlgorithm(ABC):
 
     method: ClassVar[str]
     backend: ClassVar[str]
-    gpu: ClassVar[bool] = False  # computes on a GPU: each worker process gets one of its own
+    gpu: ClassVar[bool] = False  # computes on a GPU: one process for each GPU computes for many others (gpu/)
+    at_once: ClassVar[int] = 1  # objects of one process that may compute at once: with 2 a GPU need not wait for copies
     parameters_type: ClassVar[type[Parameters]]
 
     def __init__(self, parameters: Parameters) -> None:
@@ -147,6 +159,33 @@ class FlowAlgorithm(ABC):
     def _both(self, frames: Greys) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self._flow(frames), self._flow(frames[::-1])[::-1]
 
+    def fields(
+        self, frames: Greys, first: NDArray[np.int32], second: NDArray[np.int32]
+    ) -> NDArray[np.float32] | DeviceFields:
+        """Flow of any pairs of frames: a batch, which may hold several videos.
+
+        Parameters
+        ----------
+        frames: (F, H, W), checked, of one video after the other; F <= 2 P.
+        first, second: (P,) numbers of frames, at most :meth:`pairs_in_a_batch`; field i leads from the frame first[i]
+            to the frame second[i]. Backward flow has them swapped, flow in both directions is twice as many pairs.
+
+        Returns
+        -------
+        (P, 2, H, W) float32, pixels per frame step; or, of a backend that can hand out levels in its place,
+        :class:`DeviceFields`, which hold until the next call of this object. A field does not depend on the others of
+        its batch.
+        """
+        found = np.empty((len(first), 2, *frames.shape[1:]), np.float32)
+        for chain in chains(first, second):
+            computed = self._flow(frames[chain.frames])
+            found[chain.pairs] = computed[::-1] if chain.backward else computed
+        return found
+
+    def pairs_in_a_batch(self, height: int, width: int) -> int:
+        """The most pairs of frames of that size that :meth:`fields` takes; 0 = not one fits into the GPU's memory."""
+        return self.pairs_in_a_second(height, width)
+
 
 def check_frames(frames: Any) -> None:
     """Raise what :meth:`FlowAlgorithm.flow` promises to raise."""
@@ -176,16 +215,21 @@ def backends(method: str) -> dict[str, str]:
     return {name: _load(path).unavailable() for name, path in BACKENDS[method].items()}
 
 
+def known_backends(method: str) -> dict[str, str]:
+    """Backend name -> "module:class". Raises UsageError for an unknown method."""
+    if method not in BACKENDS:
+        raise UsageError(f"{method}: no such flow method.{did_you_mean(method, list(METHODS))}")
+    return BACKENDS[method]
+
+
 def find(method: str, backend: str | None = None, *, elsewhere: bool = False) -> type[FlowAlgorithm]:
-    """The class of a method on a backend; without a backend the first that works here.
+    """The class of a method on a backend; without a backend the first on processors that works here.
 
     ``elsewhere``: a named backend need not work here, for other machines will run it.
 
     Raises UsageError for an unknown name, RefusedError saying why where it cannot run on this machine.
     """
-    if method not in BACKENDS:
-        raise UsageError(f"{method}: no such flow method.{did_you_mean(method, list(METHODS))}")
-    known = BACKENDS[method]
+    known = known_backends(method)
     if backend:
         if backend not in known:
             guess = did_you_mean(backend, list(known))
@@ -194,6 +238,8 @@ def find(method: str, backend: str | None = None, *, elsewhere: bool = False) ->
     reasons = []
     for name, path in known.items():
         algorithm = _load(path)
+        if algorithm.gpu and not backend:
+            continue
         reason = algorithm.unavailable()
         if not reason or (backend and elsewhere):
             return algorithm
@@ -207,9 +253,10 @@ def get(method: str, backend: str | None = None, **parameters: Any) -> FlowAlgor
     return algorithm(algorithm.parameters_type.of(method, parameters, algorithm.backend))
 
 
-def configured(config: FlowConfig) -> FlowAlgorithm:
-    """The flow algorithm that settings name."""
-    return get(config.method, config.backend, **config.parameters)
+def configured(config: FlowConfig, *, elsewhere: bool = False) -> FlowAlgorithm:
+    """The flow algorithm that settings name. ``elsewhere``: it is only asked, other machines or processes compute."""
+    algorithm = find(config.method, config.backend, elsewhere=elsewhere)
+    return algorithm(algorithm.parameters_type.of(config.method, config.parameters, algorithm.backend))
 
 
 def _load(path: str) -> type[FlowAlgorithm]:

@@ -7,6 +7,7 @@ borders: they only move weight to samples that exist. An engine needs a single k
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, sqrt
 
@@ -144,3 +145,38 @@ def smaller(n_in: int, n_out: int, scale: float) -> Taps:
     """Gaussian smoothing with sigma = 0.6 sqrt(1/scale^2 - 1), then bicubic at i / scale (IPOL, both papers)."""
     smoothed = gaussian(n_in, 0.6 * sqrt(1 / scale**2 - 1))
     return composed(smoothed, bicubic(n_in, n_out, 1 / scale), n_in)
+
+
+# Derivatives
+
+# Filters of five taps, at -2 to 2 px.
+CENTRAL = np.array([0, -0.5, 0, 0.5, 0], np.float32)
+SECOND = np.array([0, 1, -2, 1, 0], np.float32)
+FOURTH_ORDER = np.array([1, -8, 0, 8, -1], np.float32) / np.float32(12)
+
+
+def border_repeated(n: int) -> NDArray[np.int64]:
+    """Which samples of n stand for the samples -2, -1, n and n + 1: the first and the last."""
+    return np.array([0, 0, n - 1, n - 1])
+
+
+def border_mirrored_as_ncv(n: int) -> NDArray[np.int64]:
+    """The same as NCV's Brox flow has it: mirrored, at the near end with its quirk of one sample too far."""
+    return np.array([3, 2, n - 1, n - 2])
+
+
+def same(n: int) -> Taps:
+    """Every sample as it is."""
+    return Taps(np.arange(n), np.ones((n, 1)))
+
+
+def derivative(n: int, stencil: NDArray[np.float32], border: Callable[[int], NDArray[np.int64]]) -> Taps:
+    """A stencil of five weights, at -2 to 2 px; ``border(n)`` are the samples that stand for -2, -1, n and n + 1."""
+    used = np.flatnonzero(stencil)
+    before, behind = np.split(border(n), 2)
+    index = np.concatenate([before, np.arange(n), behind])[np.arange(n)[:, None] + used]
+    width = int(np.ptp(index, axis=1).max()) + 1
+    start = np.minimum(index.min(axis=1), n - width)
+    weights = np.zeros((n, width))
+    np.add.at(weights, (np.arange(n)[:, None], index - start[:, None]), stencil[used])
+    return Taps(start, weights)

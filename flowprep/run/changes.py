@@ -72,6 +72,13 @@ def refuse_other_settings(output: object, plans: Sequence[Plan], settings: Setti
         raise RefusedError(
             f"{output} holds {_what(written)}, this command makes {_what(settings)}: name another folder."
         )
+    if settings.auto and written.flow.backend != settings.flow.backend and written.flow.method == settings.flow.method:
+        theirs = written.flow.backend
+        raise RefusedError(
+            f"{output} was begun on the backend {theirs}, and a dataset has one; --backend auto would now take "
+            f"{settings.auto}. Continue it with --backend {theirs}, where that runs, or write to another folder "
+            f"with --backend {settings.flow.backend}."
+        )
     if written.fingerprint() != settings.fingerprint():
         changes = "\n  ".join(written.differences(settings))
         raise RefusedError(

@@ -57,13 +57,16 @@ CONNECT_SECONDS = 30  # to reach a scheduler
 ANSWER_SECONDS = 8  # for scheduler and workers to answer
 RESULT_SECONDS = 5  # to fetch a result
 FAREWELL_SECONDS = 2
+# Of the resource GPU=1 that a worker was started with, for each task: only so much that tasks go to no worker without
+# it, as many at once as it has threads. They share its GPUs, by one process for each. A power of two: sums are exact.
+GPU_SHARE = 2**-12
 
 
 class DaskEngine:
     """The driver loop's engine over a Dask client; ``room`` tells how many tasks may be in flight."""
 
     def __init__(
-        self, client: Client, work: Work, room: Callable[[], int], resources: Mapping[str, int] = MappingProxyType({})
+        self, client: Client, work: Work, room: Callable[[], int], resources: Mapping[str, float] = MappingProxyType({})
     ) -> None:
         self._client = client
         self._work = work
@@ -181,7 +184,7 @@ def cluster_engine(
                 f"No Dask scheduler answers at {address} ({error}): start it, or correct the address (with TLS: tls://)"
             ) from None
         workers = Workers(client, address, most, gpu=gpu, say=say)
-        engine = DaskEngine(client, work, workers.room, {"GPU": 1} if gpu else {})
+        engine = DaskEngine(client, work, workers.room, {"GPU": GPU_SHARE} if gpu else {})
         try:
             workers.start()
             # Of a worker that hangs, or dies just now: it is a courtesy, and no reason to wait longer or to end.

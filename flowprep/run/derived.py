@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flowprep import flow
+from flowprep import flow, quantise
 from flowprep.annotations import Source
 from flowprep.config import JPEG_SIDE, Settings, StackConfig, StackingConfig, StorageConfig, TranscodeConfig
 from flowprep.errors import RefusedError, UsageError, Verdict
 from flowprep.plan import Estimate
-from flowprep.run.product import Product
+from flowprep.run.product import Product, warm_flow
 from flowprep.stacks.materialise import chosen_frames
 from flowprep.store.layout import ArrayName
 from flowprep.store.reader import Dataset, VideoRow
@@ -66,6 +66,9 @@ class Derived(Product):
     def _estimate(self, row: VideoRow) -> Estimate:
         """What one video should need."""
 
+    def warm(self, say: Callable[[str], None]) -> None:
+        quantise.warm(say)
+
 
 class StacksOfFields(Derived):
     """``flowprep stack``."""
@@ -118,16 +121,18 @@ class StacksOfFields(Derived):
     def seconds(self, guess: Estimate) -> float:
         total = 2 * guess.pixels * (guess.decoded * DECODE_SECONDS + guess.fields * self._stack.length * STACK_SECONDS)
         if self.settings.computes_flow:
-            total += guess.decoded * flow.configured(self.settings.flow).seconds_per_megapixel() * guess.pixels / 1e6
+            algorithm = flow.configured(self.settings.flow, elsewhere=True)
+            total += guess.decoded * algorithm.seconds_per_megapixel() * guess.pixels / 1e6
         return total
 
     def warm(self, say: Callable[[str], None]) -> None:
+        super().warm(say)
         if self._stack.kind == "trajectory":
             from flowprep.stacks.kernels import warm
 
             warm(say)
         if self.settings.computes_flow:
-            flow.configured(self.settings.flow).warm(say)
+            warm_flow(self.settings.flow, say)
 
 
 class Transcoded(Derived):
@@ -161,9 +166,6 @@ class Transcoded(Derived):
 
     def seconds(self, guess: Estimate) -> float:
         return 2 * guess.pixels * guess.decoded * DECODE_SECONDS * 2
-
-    def warm(self, say: Callable[[str], None]) -> None:
-        """Nothing: no kernels of ours are at work."""
 
 
 def _described(row: VideoRow) -> Video:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from flowprep import shard
 from flowprep.config import ExtractConfig, StackingConfig, TranscodeConfig
-from flowprep.devices import gpus
 from flowprep.errors import ExitCode, RefusedError, StoreError, UnfinishedError, UsageError, Verdict
 from flowprep.plan import Plan
 from flowprep.records import many_objects
@@ -68,11 +67,12 @@ class Run:
         self.quiet = quiet
         self.told_to_stop = False  # by a signal, while it ran
         self.settings = product.settings
+        if product.note:
+            say(product.note)
         self.gpu = product.gpu
         self.output = Path(config.output)
         self.store = LocalStore(self.output)
-        here = len(gpus()) if self.gpu else len(os.sched_getaffinity(0))
-        self.workers = config.run.workers or max(1, here)
+        self.workers = config.run.workers or len(os.sched_getaffinity(0))  # with GPUs, too: they decode and encode
         self._product = product
         self._planner = Planner(product, self.output, config.run, self.workers, say)
         refuse_foreign(self.output)

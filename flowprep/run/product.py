@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flowprep import flow
+from flowprep import flow, quantise
 from flowprep.annotations import Source, read_source, source_root
-from flowprep.config import ExtractConfig, RunConfig, Settings
+from flowprep.config import ExtractConfig, FlowConfig, RunConfig, Settings
 from flowprep.errors import StoreError, UsageError
+from flowprep.flow.choosing import AUTO, choose, refuse_auto
 from flowprep.plan import Estimate, estimate
 from flowprep.run.headers import probe_all
 from flowprep.sandbox import Limits
+from flowprep.store.blobs import LocalStore
+from flowprep.store.plans import first_settings
 from flowprep.types import Video
 from flowprep.wording import plural, some
 
@@ -31,6 +34,7 @@ class Product(ABC):
 
     settings: Settings
     gpu = False  # whether it is computed on GPUs
+    note = ""  # what to say before anything else
 
     @abstractmethod
     def source(self, say: Callable[[str], None]) -> Source:
@@ -55,11 +59,33 @@ class Product(ABC):
 
 def resolve(config: ExtractConfig) -> Settings:
     """The complete settings: the backend chosen, every parameter of the method named, the engine's version noted."""
-    chosen = config.flow
-    algorithm = flow.find(chosen.method, chosen.backend or None, elsewhere=config.cluster.remote)
+    return _resolve(config)[0]
+
+
+def _resolve(config: ExtractConfig) -> tuple[Settings, str]:
+    """The complete settings, and what to say of ``--backend auto``."""
+    chosen, auto, note = config.flow, "", ""
+    if chosen.backend == AUTO:
+        if config.cluster.remote:
+            refuse_auto("the workers of a cluster")
+        begun = first_settings(LocalStore(Path(config.output))) if config.output else None
+        before = begun.flow.backend if begun and begun.flow.method == chosen.method else ""
+        algorithm, auto = choose(chosen.method, chosen.parameters, before)
+        note = f"auto: {auto}"
+        if begun and algorithm.backend == before:  # whatever this machine has besides: one dataset, one backend
+            auto = begun.auto
+            note = f"auto: {before} ({algorithm.engine()}), with which {config.output} was begun"
+    else:
+        algorithm = flow.find(chosen.method, chosen.backend or None, elsewhere=config.cluster.remote)
     parameters = algorithm.parameters_type.of(chosen.method, chosen.parameters, algorithm.backend).to_json()
     full = replace(chosen, backend=algorithm.backend, parameters=parameters)
-    return Settings(config.video, full, config.storage, algorithm.engine())
+    return Settings(config.video, full, config.storage, algorithm.engine(), auto=auto), note
+
+
+def warm_flow(config: FlowConfig, say: Callable[[str], None]) -> None:
+    """Have what computes the flow compiled; on a GPU that is for the process that owns it, when it starts."""
+    if not flow.find(config.method, config.backend, elsewhere=True).gpu:
+        flow.configured(config).warm(say)
 
 
 class FlowOfVideos(Product):
@@ -67,7 +93,7 @@ class FlowOfVideos(Product):
 
     def __init__(self, config: ExtractConfig) -> None:
         self._config = config
-        self.settings = resolve(config)
+        self.settings, self.note = _resolve(config)
         self.gpu = flow.find(self.settings.flow.method, self.settings.flow.backend, elsewhere=True).gpu
 
     def source(self, say: Callable[[str], None]) -> Source:
@@ -100,9 +126,11 @@ class FlowOfVideos(Product):
         return [estimate(video, probe, self.settings) for video, probe in zip(videos, probes, strict=True)]
 
     def seconds(self, guess: Estimate) -> float:
-        each = flow.configured(self.settings.flow).seconds_per_megapixel() * (guess.pixels or USUAL_PIXELS) / 1e6
+        algorithm = flow.configured(self.settings.flow, elsewhere=True)
+        each = algorithm.seconds_per_megapixel() * (guess.pixels or USUAL_PIXELS) / 1e6
         directions = 2 if self.settings.flow.direction == "both" else 1
         return guess.fields * each * directions + guess.decoded * OTHER_SECONDS_PER_FRAME
 
     def warm(self, say: Callable[[str], None]) -> None:
-        flow.configured(self.settings.flow).warm(say)
+        warm_flow(self.settings.flow, say)
+        quantise.warm(say)

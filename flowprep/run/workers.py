@@ -81,10 +81,8 @@ class Workers:
         """See who is there now."""
         workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
         self._check(workers.keys() - self._good)
-        if self._gpu:
-            self._threads = int(sum(worker["resources"].get("GPU", 0) for worker in workers.values()))
-        else:
-            self._threads = sum(worker["nthreads"] for worker in workers.values())
+        usable = [worker for worker in workers.values() if not self._gpu or worker["resources"].get("GPU", 0) > 0]
+        self._threads = sum(worker["nthreads"] for worker in usable)
 
     def _check(self, new: set[str]) -> None:
         """Raise RefusedError unless all ``new`` workers have the flowprep that runs here.

@@ -45,6 +45,7 @@ class VideoStacks:
     settings: of the dataset of stacks.
     time: takes the CPU time of the stages decode, flow and stack.
     alive: called now and then while a stack is in the making.
+    maker: computes backward flow where that is not stored; None = this process does.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class VideoStacks:
         settings: Settings,
         time: Timer,
         alive: Callable[[], None] = lambda: None,
+        maker: BackwardFlow | None = None,
     ) -> None:
         assert settings.stack and source.flow
         self._config = settings.stack
@@ -63,8 +65,11 @@ class VideoStacks:
         self._backward: _Window | None = None
         if self._config.bidirectional:
             computed = self._config.backward == "frames"
-            maker = _Computed(rows, source, settings, time, alive) if computed else None
-            self._backward = _Window(maker or _Stored(rows, source, "flow_backward", self._config, time))
+            self._backward = _Window(
+                _Computed(rows, source, settings, time, alive, maker or flow.configured(settings.flow))
+                if computed
+                else _Stored(rows, source, "flow_backward", self._config, time)
+            )
         self.note = ""  # what was made up of them
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
@@ -89,6 +94,14 @@ class VideoStacks:
             with self._time("stack"):
                 stack = stack_fields(config, forward, backward, means=means, backward_means=backward_means)
             yield frame, stack, of_planes(config, means, backward_means)
+
+
+class BackwardFlow(Protocol):
+    """A flow algorithm, or something that has one elsewhere."""
+
+    def pairs_in_a_second(self, height: int, width: int) -> int: ...
+
+    def backward(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 
 
 class _Fields(Protocol):
@@ -166,7 +179,13 @@ class _Computed:
     """Computes backward fields from the stored RGB frames, by the method of the dataset, at the size of its fields."""
 
     def __init__(
-        self, rows: StoredRows, source: LedgerRow, settings: Settings, time: Timer, alive: Callable[[], None]
+        self,
+        rows: StoredRows,
+        source: LedgerRow,
+        settings: Settings,
+        time: Timer,
+        alive: Callable[[], None],
+        algorithm: BackwardFlow,
     ) -> None:
         assert source.flow and settings.stack
         if source.frames is None:
@@ -178,7 +197,7 @@ class _Computed:
         self._flow_size = (self._field.width, self._field.height)
         self.size = settings.stack.target_size() or self._flow_size
         self._time = time
-        self._algorithm = flow.configured(settings.flow)
+        self._algorithm = algorithm
         self._alive = alive
 
     def load(self, first: int, last: int, out: NDArray[np.float32]) -> NDArray[np.float32]:

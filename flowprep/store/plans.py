@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from flowprep.config import Settings
 from flowprep.errors import RefusedError, UsageError
 from flowprep.plan import LOST_PLAN, Plan
 from flowprep.records import many_objects
@@ -33,9 +34,14 @@ def existing_plans(store: LocalStore) -> list[Plan]:
     return plans
 
 
-def _read(store: BlobStore, generation: int) -> Plan:
+def first_settings(store: BlobStore) -> Settings | None:
+    """What a dataset was begun with; None where there is none. Raises RefusedError for a damaged plan."""
+    return _read(store, 0, only=0).settings if store.exists(layout.plan_key(0)) else None
+
+
+def _read(store: BlobStore, generation: int, only: int | None = None) -> Plan:
     key = layout.plan_key(generation)
-    plan = Plan.from_bytes(store.get(key), store.address(key))
+    plan = Plan.from_bytes(store.get(key), store.address(key), only)
     if plan.generation != generation:
         raise RefusedError(f"{store.address(key)}: the plan of another generation, copied or renamed. {LOST_PLAN}")
     return plan

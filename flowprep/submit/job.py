@@ -17,7 +17,9 @@ from flowprep.config import ExtractConfig
 from flowprep.errors import RefusedError, UsageError
 
 CPUS = 4  # of a task, where nobody says
+CPUS_FOR_GPU = 8  # of a task with GPUs, for each: so many that decode and encode keep one busy
 MEMORY = 2048  # MiB for each worker, where nobody says: a decoding process takes a few hundred, long 4K videos more
+MEMORY_FOR_GPU = 4096  # MiB for the process that owns a GPU
 GRACE = 90  # s that shards in flight have after a signal
 NOTICE = 30  # s from the end of that grace to the end of the task, to sum up and to leave
 ANSWER_SECONDS = 120  # for a program of the cluster to answer
@@ -64,10 +66,9 @@ class Job:
     folder: Path  # where the job's files go
     tasks: int
     at_once: int  # 0 = all
-    cpus: int  # of one task, as all below
+    workers: int  # of one task, as all below; each has a processor
     memory: int  # MiB
     gpus: int
-    workers: int
     grace: int  # s
 
 
@@ -105,8 +106,7 @@ def make_job(config: ExtractConfig, request: Request, folder: Path, pending: int
     for path in (str(folder), config.source.path, config.output):
         if not path.isprintable():
             raise UsageError(f"{path!r}: a job file cannot name a path with such characters: rename it.")
-    cpus = request.cpus or config.run.workers or max(CPUS, request.gpus)
-    workers = request.gpus or cpus
+    workers = request.cpus or config.run.workers or CPUS_FOR_GPU * request.gpus or CPUS
     if request.tasks > most_tasks:
         raise UsageError(
             f"--tasks {request.tasks}: this cluster takes at most {most_tasks:,} in one job. "
@@ -120,10 +120,9 @@ def make_job(config: ExtractConfig, request: Request, folder: Path, pending: int
         folder=folder,
         tasks=tasks,
         at_once=min(request.at_once, tasks),
-        cpus=cpus,
-        memory=request.mebibytes() or MEMORY * workers,
-        gpus=request.gpus,
         workers=workers,
+        memory=request.mebibytes() or MEMORY * workers + MEMORY_FOR_GPU * request.gpus,
+        gpus=request.gpus,
         grace=request.grace,
     )
 

@@ -45,7 +45,7 @@ COMMENTS = {
     "terminationGracePeriodSeconds": "Seconds from SIGTERM to SIGKILL: {notice} more than --grace below.",
     "securityContext": "Whom the dataset belongs to; root is not allowed.",
     "image": "Made from docker/cpu.Dockerfile, or one like it.",
-    "--workers": "One worker for each {unit} of the requests below.",
+    "--workers": "One worker for each cpu of the requests below.",
     "env": "FLOWPREP_TASKS is completions above. FLOWPREP_CACHE: compiled kernels, in each pod's own folder.",
     "resources": "Of each pod. Without a limit on cpu it may use what its node has left.",
     "volumeMounts": "Videos and lists can only be read, and of all the rest only the dataset is there.",
@@ -114,7 +114,7 @@ class Kubernetes:
             "---\n",
             _dump(settings),
             "---\n",
-            _commented(_dump(self._job(job, mounts)), self._comments(job)),
+            _commented(_dump(self._job(job, mounts)), self._comments()),
         ]
         return {_manifest(job).name: "".join(texts)}
 
@@ -193,7 +193,6 @@ class Kubernetes:
         gpus = {"nvidia.com/gpu": job.gpus} if job.gpus else {}
         memory = {"memory": f"{job.memory}Mi"}
         processors = {"resourceFieldRef": {"resource": "requests.cpu", "divisor": "1"}}
-        workers = {"value": str(job.gpus)} if job.gpus else {"valueFrom": processors}
         return {
             "name": "flowprep",
             "image": self.image,
@@ -207,9 +206,9 @@ class Kubernetes:
             "env": [
                 {"name": "FLOWPREP_TASKS", "value": str(job.tasks)},
                 {"name": "FLOWPREP_CACHE", "value": "/tmp/flowprep"},
-                {"name": "WORKERS", **workers},
+                {"name": "WORKERS", "valueFrom": processors},
             ],
-            "resources": {"requests": {"cpu": job.cpus, **memory}, "limits": {**memory, **gpus}},
+            "resources": {"requests": {"cpu": job.workers, **memory}, "limits": {**memory, **gpus}},
             "securityContext": {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -222,9 +221,8 @@ class Kubernetes:
             ],
         }
 
-    def _comments(self, job: Job) -> dict[str, str]:
-        unit = "GPU" if job.gpus else "cpu"
-        return {key: text.format(notice=NOTICE, unit=unit) for key, text in COMMENTS.items()}
+    def _comments(self) -> dict[str, str]:
+        return {key: text.format(notice=NOTICE) for key, text in COMMENTS.items()}
 
 
 def _manifest(job: Job) -> Path:

@@ -28,7 +28,7 @@ SCRIPT = """\
 # Tasks, counted from 0; of the unfinished shards each does its share. The number after % is how many run at once.
 #SBATCH --array=0-{last}{at_once}
 # Of each task: processors, one for each video that it works on at once.
-#SBATCH --nodes=1 --ntasks=1 --cpus-per-task={cpus}
+#SBATCH --nodes=1 --ntasks=1 --cpus-per-task={workers}
 # Of each task: memory, about 2 GiB for each such video.
 #SBATCH --mem={memory}M
 {gpus}\
@@ -53,7 +53,7 @@ restarts={restarts}
 # What has to be set up before flowprep can run: modules, an environment.
 {setup}
 
-flowprep extract -c {pipeline} --executor batch --workers "{workers}" --grace {grace} &
+flowprep extract -c {pipeline} --executor batch --workers "$SLURM_CPUS_PER_TASK" --grace {grace} &
 work=$!
 
 # SIGUSR2 is handed on. SIGTERM (preempted, cancelled) SLURM itself sends to all processes of a job. Either way flowprep
@@ -134,7 +134,7 @@ class Slurm:
                 name=job.name,
                 last=job.tasks - 1,
                 at_once=f"%{job.at_once}" if job.at_once else "",
-                cpus=job.cpus,
+                workers=job.workers,
                 memory=job.memory,
                 gpus=_gpus(job),
                 time=_directive("time", self.time, "4:00:00"),
@@ -147,7 +147,6 @@ class Slurm:
                 restarts=RESTARTS,
                 setup="\n".join(self.setup or _own_environment()),
                 pipeline=shlex.quote(str(job.folder / settings)),
-                workers=job.gpus or "$SLURM_CPUS_PER_TASK",
                 grace=job.grace,
             ),
         }
@@ -201,7 +200,7 @@ def _directive(name: str, value: str, example: str = "NAME") -> str:
 
 
 def _gpus(job: Job) -> str:
-    text = "# Of each task: GPUs, one for each video that it works on at once (--workers below).\n"
+    text = "# Of each task: GPUs, which compute for all its processors; each takes about 4 GiB of the memory above.\n"
     return f"{text}#SBATCH --gpus-per-node={job.gpus}\n" if job.gpus else ""
 
 

@@ -7,7 +7,8 @@ crashes, ``abort`` aborts, ``exit`` leaves, ``hang`` never answers, ``memory`` a
 
 With FLOWPREP_TEST_LOG, that file gets a line for each video that is begun.
 
-With FLOWPREP_TEST_GPU, DIS claims to compute on GPUs, and that file gets for each video the GPU that its process sees.
+With FLOWPREP_TEST_GPU, there are a DIS and a TV-L1 on the backend ``gpu`` (gpu_double.py); FLOWPREP_TEST_GPU_FAULT
+makes the process of the GPU misbehave, ``start`` before it has begun.
 
 With FLOWPREP_TEST_SHARD_SECONDS, shards may be as short as that, so that a few small videos make several.
 """
@@ -61,15 +62,11 @@ def _log(_path: Path, id: str) -> None:
         log.write(f"{id}\n")
 
 
-def _log_gpu(_path: Path, id: str) -> None:
-    with Path(os.environ["FLOWPREP_TEST_GPU"]).open("a") as log:
-        log.write(f"{id}\t{os.environ['CUDA_VISIBLE_DEVICES']}\n")
+def _add_backends() -> None:
+    from flowprep.flow import BACKENDS
 
-
-def _claim_a_gpu() -> None:
-    from flowprep.flow.opencv import DIS
-
-    DIS.gpu = True
+    BACKENDS["dis"]["gpu"] = "gpu_double:DIS"
+    BACKENDS["tvl1"]["gpu"] = "gpu_double:TVL1"
 
 
 def _make_small_shards() -> None:
@@ -78,13 +75,14 @@ def _make_small_shards() -> None:
     plan.SHARD_SECONDS = (float(os.environ["FLOWPREP_TEST_SHARD_SECONDS"]), plan.SHARD_SECONDS[1])
 
 
+if "flowprep.gpu.server" in sys.orig_argv and os.environ.get("FLOWPREP_TEST_GPU_FAULT") == "start":
+    sys.exit("CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected")
 if "FLOWPREP_TEST_GPU" in os.environ:
-    _claim_a_gpu()
+    _add_backends()
 if sys.argv[0] == "-m":  # a child's argv while it starts
     for variable, step in (
         ("FLOWPREP_TEST_MARKS", _misbehave),
         ("FLOWPREP_TEST_LOG", _log),
-        ("FLOWPREP_TEST_GPU", _log_gpu),
     ):
         if variable in os.environ:
             _before_each(step)

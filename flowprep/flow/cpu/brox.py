@@ -10,20 +10,21 @@ from numpy.typing import NDArray
 from flowprep.flow.brox import BroxParameters
 from flowprep.flow.cpu import brox_kernels as kernels
 from flowprep.flow.cpu.brox_data_term import linearise
-from flowprep.flow.cpu.images import (
-    CENTRAL,
-    FOURTH_ORDER,
-    SECOND,
-    border_mirrored_as_ncv,
-    border_repeated,
-    filter_along,
-    filter_down,
-    join_8,
-)
+from flowprep.flow.cpu.images import filter_along, filter_down, join_8
 from flowprep.flow.cpu.llvm import LANES
 from flowprep.flow.cpu.pyramid import Frame, Pyramid, stretch
 from flowprep.flow.cpu.stripes import aligned, to_stripes
-from flowprep.flow.taps import bicubic, bicubic_inside, smaller, supersampled
+from flowprep.flow.taps import (
+    CENTRAL,
+    FOURTH_ORDER,
+    SECOND,
+    bicubic,
+    bicubic_inside,
+    border_mirrored_as_ncv,
+    border_repeated,
+    smaller,
+    supersampled,
+)
 
 
 class BroxSolver:

@@ -13,7 +13,8 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,20 @@ def kernel(function: Callable[..., Any]) -> Any:
     folder = code_folder()
     if not isinstance(folder, Path):
         return numba.njit(nogil=True, error_model="numpy")(function)
-    # Numba asks where to keep code at this point only; the setting is for all of the process otherwise.
+    with kept_in(folder):
+        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """What is decorated meanwhile keeps its machine code in ``folder``.
+
+    Numba asks where to keep code at that point only; the setting is for all of the process otherwise.
+    """
     before = getattr(config, "CACHE_DIR")  # noqa: B009 - the module makes its names as it is loaded
     setattr(config, "CACHE_DIR", str(folder))  # noqa: B010
     try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        yield
     finally:
         setattr(config, "CACHE_DIR", before)  # noqa: B010
 
@@ -55,9 +65,10 @@ def ensure_compiled(name: str, run: Callable[[], None], say: Callable[[str], Non
     """
     folder = code_folder()
     if not isinstance(folder, Path):
-        (say or _warn)(
+        _once(
+            say or _warn,
             f"Compiled kernels cannot be kept ({folder}): every process compiles them, which takes about 10 seconds. "
-            "FLOWPREP_CACHE names another folder for them."
+            "FLOWPREP_CACHE names another folder for them.",
         )
         return
     if getattr(config, "DISABLE_JIT"):  # noqa: B009 - as above
@@ -86,18 +97,28 @@ def ensure_compiled(name: str, run: Callable[[], None], say: Callable[[str], Non
 
 
 @cache
+def _once(say: Callable[[str], None], text: str) -> None:
+    """Of all the kernels alike."""
+    say(text)
+
+
 def _warn(text: str) -> None:
-    """To stderr, once, unless the program has set up logging otherwise."""
+    """To stderr, unless the program has set up logging otherwise."""
     logging.getLogger("flowprep").warning(text)
 
 
 @cache
 def code_folder() -> Path | str:
     """The folder for this processor, compiler and version of the kernels; or why there can be none."""
+    return trusted_folder(f"kernels-{_version()}")
+
+
+def trusted_folder(name: str) -> Path | str:
+    """The folder of that name for machine code, which nobody else can write to; or why there can be none."""
     try:
         given = os.environ.get("FLOWPREP_CACHE")
         root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowprep"
-        folder = root.absolute() / f"kernels-{_version()}"
+        folder = root.absolute() / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         if status.st_uid != os.getuid() or status.st_mode & 0o022:
@@ -117,7 +138,7 @@ def code_folder() -> Path | str:
 def sources() -> list[Path]:
     """The files that kernels, and what is compiled into them, are written in."""
     here = Path(__file__).parent
-    return [*sorted(here.glob("*.py")), here.parents[1] / "stacks" / "kernels.py"]
+    return [*sorted(here.glob("*.py")), *(here.parents[1] / room / "kernels.py" for room in ("quantise", "stacks"))]
 
 
 def _version() -> str:

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flowprep.flow.cpu.compiling import inline, kernel
 from flowprep.flow.cpu.llvm import LANES
 from flowprep.flow.cpu.rearranging import store_pixels_4, store_pixels_8
 from flowprep.flow.cpu.sampling import BORDER
 from flowprep.flow.cpu.simd import load, load_anywhere, splat, store
-
-# Filters of five taps, at -2 to 2 px.
-CENTRAL = np.array([0, -0.5, 0, 0.5, 0], np.float32)
-SECOND = np.array([0, 1, -2, 1, 0], np.float32)
-FOURTH_ORDER = np.array([1, -8, 0, 8, -1], np.float32) / np.float32(12)
-
-
-def border_repeated(n: int) -> NDArray[np.int64]:
-    """Which samples of n stand for the samples -2, -1, n and n + 1: the first and the last."""
-    return np.array([0, 0, n - 1, n - 1])
-
-
-def border_mirrored_as_ncv(n: int) -> NDArray[np.int64]:
-    """The same as NCV's Brox flow has it: mirrored, at the near end with its quirk of one sample too far."""
-    return np.array([3, 2, n - 1, n - 2])
 
 
 @kernel

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowprep.flow.cpu import tvl1_kernels as kernels
-from flowprep.flow.cpu.images import CENTRAL, border_repeated, filter_along, filter_down, join_4
+from flowprep.flow.cpu.images import filter_along, filter_down, join_4
 from flowprep.flow.cpu.llvm import LANES
 from flowprep.flow.cpu.median import scratch_length
 from flowprep.flow.cpu.pyramid import Frame, Pyramid, stretch
 from flowprep.flow.cpu.stripes import aligned, to_stripes
-from flowprep.flow.taps import bicubic, bilinear, bilinear_from_corner, smaller
+from flowprep.flow.taps import CENTRAL, bicubic, bilinear, bilinear_from_corner, border_repeated, smaller
 from flowprep.flow.tvl1 import TVL1Parameters
 
 SAMPLED = {"opencv": bilinear, "opencv-cuda": bilinear_from_corner, "ipol": bicubic}  # for another size

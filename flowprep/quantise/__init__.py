@@ -19,10 +19,14 @@ blosc   16 bits       step                   0           -32767 .. 32767  symmet
 ======  ============  =====================  ==========  ===============  =============================================
 
 ``field`` divides by 254, not 255: the integer zero point shifts the range by up to half a level, and nothing may clip.
+
+Px become levels by machine code (kernels.py). Levels become px by NumPy: a kernel would be quicker by a tenth of what
+reading a field takes, but who reads a few would first wait for Numba.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,8 +35,11 @@ from numpy.typing import NDArray
 
 from flowprep import opencv
 from flowprep.config import StorageConfig
+from flowprep.errors import RefusedError
+from flowprep.flow.batch import Coding
 
 LARGEST_ZERO = 2.0**22  # (q - zero) stays exact in float32
+NOT_FINITE = "the computed flow holds values that are not finite"
 NEGLIGIBLE = 1e-30  # px: a component below this everywhere is stored as zero; 1 / scale must not overflow
 
 
@@ -44,6 +51,14 @@ class Quantised:
     scale: NDArray[np.float32]  # (N, 2) px per level of all u and all v
     zero: NDArray[np.float32]  # (N, 2) level that stands for 0 px; may be one that no level reaches
     extremes: NDArray[np.float32]  # (N, 2, 2) minimum and maximum of the original in px
+
+
+class Scaling(NamedTuple):
+    """How fields become levels, and what inverts that."""
+
+    coding: Coding
+    scale: NDArray[np.float32]  # as Quantised has them
+    zero: NDArray[np.float32]
 
 
 class FixedRange(NamedTuple):
@@ -62,32 +77,66 @@ def quantise(flow: NDArray[np.float32], config: StorageConfig) -> Quantised:
     Fixed ranges clip; a field's own range clips nothing.
     Raises ValueError for flow that is not finite: no level stands for it.
     """
-    fields = _by_component(flow)
-    extremes = np.stack([fields.min(axis=(1, 3, 4)), fields.max(axis=(1, 3, 4))], axis=-1)
+    extremes = extremes_of(flow)
     if not np.isfinite(extremes).all():
-        raise ValueError("the computed flow holds values that are not finite")
+        raise ValueError(NOT_FINITE)
+    found = scaling(extremes, config)
+    return Quantised(levels_of(flow, found.coding), found.scale, found.zero, extremes)
+
+
+def scaling(extremes: NDArray[np.float32], config: StorageConfig) -> Scaling:
+    """How fields with these ``extremes`` (N, 2, 2), finite, become levels."""
     fixed = _fixed_range(config)
     if fixed:
-        scale = np.full((len(flow), 2), fixed.scale, np.float32)
-        zero = np.full((len(flow), 2), fixed.zero, np.float32)
+        scale = np.full((len(extremes), 2), fixed.scale, np.float32)
+        zero = np.full((len(extremes), 2), fixed.zero, np.float32)
     else:
         scale, zero = _field_range(extremes[:, :, 0], extremes[:, :, 1])
-    levels = np.empty(fields.shape, fixed.dtype if fixed else "uint8")
-    inverse = _inverse(scale)
-    work = np.empty(flow.shape[2:], np.float32)  # one plane at a time, which stays in the processor's cache
-    with np.errstate(over="ignore"):  # beyond float32 is beyond every bound: clipped below
-        for n, k, c in np.ndindex(fields.shape[:3]):
-            np.multiply(fields[n, k, c], inverse[n, c], out=work)
-            if fixed and config.rounding == "round":
-                np.rint(np.add(work, np.float32(127.5), out=work), out=work)
-            elif fixed and config.rounding == "trunc":
-                np.floor(np.add(work, np.float32(127.5), out=work), out=work)
-            else:  # an integer zero is added after rounding, so that v and -v stay exact mirrors of each other
-                np.add(np.rint(work, out=work), zero[n, c], out=work)
-            if fixed:  # the levels of a field's own range lie in [0, 255] by its scale and zero
-                np.clip(work, fixed.lowest, fixed.highest, out=work)
-            levels[n, k, c] = work
-    return Quantised(levels.reshape(flow.shape), scale, zero, extremes)
+    if fixed and config.rounding != "exact":
+        before, after = 127.5, np.zeros_like(zero)
+    else:  # an integer zero is added after rounding, so that v and -v stay exact mirrors of each other
+        before, after = 0.0, zero
+    coding = Coding(
+        inverse=_inverse(scale),
+        before=np.float32(before),
+        after=after,
+        down=fixed is not None and config.rounding == "trunc",
+        lowest=np.float32(fixed.lowest if fixed else 0),  # a field's own range lies in [0, 255] by its scale and zero
+        highest=np.float32(fixed.highest if fixed else 255),
+        dtype=level_type(config),
+    )
+    return Scaling(coding, scale, zero)
+
+
+def level_type(config: StorageConfig) -> str:
+    """The dtype of levels."""
+    fixed = _fixed_range(config)
+    return fixed.dtype if fixed else "uint8"
+
+
+def extremes_of(flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Minimum and maximum of u and v of ``flow`` (N, 2L, H, W): (N, 2, 2) px; NaN where there is one."""
+    fields = _by_component(flow)
+    return np.stack([fields.min(axis=(1, 3, 4)), fields.max(axis=(1, 3, 4))], axis=-1)
+
+
+def levels_of(flow: NDArray[np.float32], coding: Coding) -> NDArray[Any]:
+    """``flow`` (N, 2L, H, W) px as levels."""
+    from flowprep.quantise.kernels import to_levels  # loads Numba
+
+    levels = np.empty(flow.shape, coding.dtype)
+    planes = (*flow.shape[:2], flow.shape[2] * flow.shape[3])
+    to_levels(
+        _constant(flow).reshape(planes),
+        _constant(coding.inverse),
+        coding.before,
+        _constant(coding.after),
+        coding.down,
+        coding.lowest,
+        coding.highest,
+        levels.reshape(planes),
+    )
+    return levels
 
 
 def dequantise(levels: NDArray[Any], scale: NDArray[np.float32], zero: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -101,22 +150,47 @@ def dequantise(levels: NDArray[Any], scale: NDArray[np.float32], zero: NDArray[n
     return values
 
 
+def warm(say: Callable[[str], None] | None = None) -> None:
+    """Have the kernels compiled, once for this machine; ``say`` hears of it when it takes time.
+
+    Raises RefusedError where there is no compiler.
+    """
+    try:
+        from flowprep.quantise import kernels
+    except ImportError as error:
+        raise RefusedError(
+            f"Numba cannot be loaded: {error}. Install one that fits: pip install --upgrade numba."
+        ) from error
+    kernels.warm(say)
+
+
 def statistics(flow: NDArray[np.float32], extremes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean (summed in float64), minimum and maximum of u and v of ``flow`` (N, 2L, H, W): (N, 2, 3) px."""
+    return np.concatenate([means_of(flow)[:, :, None], extremes], axis=2)
+
+
+def means_of(flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means of u and v of ``flow`` (N, 2L, H, W), summed in float64: (N, 2) px."""
     cv2 = opencv.load()  # its sum takes a quarter of NumPy's time; its mean may be summed in float32
-    stats = np.empty((len(flow), 2, 3), np.float32)
-    stats[:, :, 1:] = extremes
-    for stack, row in zip(_by_component(flow), stats, strict=True):
+    means = np.empty((len(flow), 2), np.float32)
+    for stack, row in zip(_by_component(flow), means, strict=True):
         for component in range(2):
             planes = stack[:, component]
-            row[component, 0] = sum(cv2.sumElems(plane)[0] for plane in planes) / planes.size
-    return stats
+            row[component] = sum(cv2.sumElems(plane)[0] for plane in planes) / planes.size
+    return means
 
 
 def _by_component(stacks: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, 2L, H, W) as (N, L, 2, H, W)."""
     count, channels, height, width = stacks.shape
     return stacks.reshape(count, channels // 2, 2, height, width)
+
+
+def _constant(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A contiguous view that cannot be written to: the kernel is compiled for such arrays, and only once."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 def _field_range(

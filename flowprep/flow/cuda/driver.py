@@ -1,0 +1,66 @@
+"""The GPU and its driver, asked without taking memory there: who asks may never compute on it."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from importlib.util import find_spec
+
+INSTALL = "pip install 'flowprep[cuda]'"
+CAPABILITY = (7, 5)  # Turing, the oldest GPUs that CUDA 13 compiles for
+
+
+def unavailable() -> str:
+    """Why the first GPU that this process sees cannot run the kernels; "" where it can."""
+    if find_spec("numba_cuda") is None or find_spec("cuda.bindings") is None:
+        return f"numba-cuda is not installed: {INSTALL}"
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        return ""  # on the processor, thread by thread
+    from cuda.bindings import driver
+
+    try:
+        (done,) = driver.cuInit(0)
+    except (RuntimeError, OSError):  # what cuda.bindings says of a library that is not there is a RuntimeError
+        return "no NVIDIA driver is installed (libcuda.so.1 is not found)"
+    if done == driver.CUresult.CUDA_ERROR_NO_DEVICE:
+        return "the driver finds no GPU that this process may use (nvidia-smi lists all, CUDA_VISIBLE_DEVICES chooses)"
+    if done != driver.CUresult.CUDA_SUCCESS:
+        return f"the NVIDIA driver does not start: {done.name}"
+    _, newest = driver.cuDriverGetVersion()
+    compiler = int(version("cuda-bindings").split(".")[0])
+    if newest // 1000 < compiler:
+        return (
+            f"the driver is for CUDA {newest // 1000}.{newest % 1000 // 10}, the kernels are compiled with CUDA "
+            f"{compiler}: install a newer driver, or what fits this one: pip install 'numba-cuda[cu{newest // 1000}]'"
+        )
+    _, gpu = driver.cuDeviceGet(0)
+    capability = _capability(gpu)
+    if capability < CAPABILITY:
+        return "{} has compute capability {}.{}, {}.{} is the least".format(_name(gpu), *capability, *CAPABILITY)
+    return ""
+
+
+def description() -> str:
+    """The first GPU that this process sees, which :func:`unavailable` has nothing to say against."""
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        return "Numba's simulator, on the processor"
+    from cuda.bindings import driver
+
+    _, gpu = driver.cuDeviceGet(0)
+    return "{}, compute capability {}.{}".format(_name(gpu), *_capability(gpu))
+
+
+def _name(gpu: object) -> str:
+    from cuda.bindings import driver
+
+    _, name = driver.cuDeviceGetName(100, gpu)
+    return bytes(name).split(b"\0")[0].decode(errors="replace")
+
+
+def _capability(gpu: object) -> tuple[int, int]:
+    from cuda.bindings import driver
+
+    kinds = driver.CUdevice_attribute
+    _, major = driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, gpu)
+    _, minor = driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, gpu)
+    return major, minor

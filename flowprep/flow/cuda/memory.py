@@ -1,0 +1,44 @@
+"""Memory on the GPU that is asked for once and cut up anew for every size of frames."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+ALIGNED = 256  # bytes
+
+
+class Arena:
+    """One piece of device memory, handed out from front to back.
+
+    To ask the driver for memory, or to give some back, stops all that the GPU is at; videos of many sizes would do that
+    all the time. Work on what was handed out before :meth:`clear` must be on the stream that what comes after it is on.
+    """
+
+    def __init__(self) -> None:
+        self._memory = cuda.device_array(0, np.uint8)
+        self._used = 0
+
+    def clear(self, size: int) -> None:
+        """Begin again, with room for ``size`` bytes."""
+        self._used = 0
+        if size > self._memory.size:
+            self._memory = cuda.device_array(0, np.uint8)  # the old one goes before the new one comes
+            self._memory = cuda.device_array(size, np.uint8)
+
+    def array(self, shape: tuple[int, ...] | int, dtype: Any) -> Any:
+        """A C-contiguous device array, its values undefined. Raises MemoryError where no room was asked for."""
+        shape = (shape,) if isinstance(shape, int) else shape
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        start, self._used = self._used, self._used + padded(size)
+        if self._used > self._memory.size:
+            raise MemoryError(f"{self._used} bytes of {self._memory.size} on the GPU")
+        return self._memory[start : start + size].view(dtype).reshape(shape)
+
+
+def padded(size: int) -> int:
+    """Bytes that an array of ``size`` bytes takes of an arena."""
+    return -(-size // ALIGNED) * ALIGNED

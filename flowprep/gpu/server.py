@@ -1,0 +1,161 @@
+"""The process that owns a GPU: ``python -P -m flowprep.gpu.server``, started by owner.py.
+
+It sees one GPU, by CUDA_VISIBLE_DEVICES. Its stdin is a socket from its parent, by which it gets its connections, one
+for each child, and with whose end it ends. A thread serves each connection; others compute (batching.py).
+
+    parent   {"patience": 120}    and the socket of a new child
+    child    {"open": settings}                        {"opened": true}
+             {"most": [height, width]}                 {"pairs": 64}
+             {"compute": request, "memory": 0}         {"computed": true}     with memory that is new, and its number
+
+While a child waits it gets {"alive": true} four times a second: that others come first is no silence. A batch that
+takes longer than a child may be silent ends this process. So does any error while computing: one of CUDA stays, and all
+later calls would fail with it. What it was is the last that is written to stderr.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import resource
+import socket
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from flowprep.config import Settings
+from flowprep.errors import FlowprepError
+from flowprep.gpu.batching import Computer, Hosted, Work
+from flowprep.gpu.memory import Request, SharedMemory
+from flowprep.gpu.wire import MEMORIES, LostError, receive, send
+
+BEAT = 0.25  # s between two signs of life
+
+T = TypeVar("T")
+
+
+class Connection:
+    """The conversation with one child."""
+
+    def __init__(self, connection: socket.socket, patience: float, computer: Computer) -> None:
+        self._socket = connection
+        self._patience = patience
+        self._computer = computer
+        self._hosted: Hosted | None = None
+        self._most: dict[tuple[int, int], int] = {}  # fields of a batch, by size
+        self._memories: dict[int, SharedMemory] = {}
+
+    def serve(self) -> None:
+        """Answer until the child is gone, or says what no child says: that ends the conversation, and nothing else."""
+        try:
+            while True:
+                packet, handle = receive(self._socket)
+                send(self._socket, self._answer(packet, handle))
+        except LostError:
+            pass
+        finally:
+            self._socket.close()
+            self._computer.leave(id(self))
+
+    def _answer(self, packet: dict[str, Any], handle: int | None) -> dict[str, Any]:
+        if handle is not None:
+            number = packet["memory"]
+            if number not in range(MEMORIES):
+                os.close(handle)
+                raise ValueError(f"memory {number}")
+            self._memories[number] = SharedMemory.received(handle)
+        if "open" in packet:
+            settings = Settings.from_json(packet["open"])
+            try:
+                self._hosted = self._await(self._computer.enter(id(self), settings))
+            except FlowprepError as error:
+                return {"failed": "refused", "text": str(error)}
+            return {"opened": True}
+        if self._hosted is None:
+            raise ValueError("no settings were given")
+        if "most" in packet:
+            height, width = packet["most"]
+            try:
+                return {"pairs": self._most_of(self._hosted, int(height), int(width))}
+            except FlowprepError as error:
+                return {"failed": "refused", "text": str(error)}
+        return self._compute(self._hosted, Request.from_json(packet["compute"]), self._memories[packet["memory"]])
+
+    def _compute(self, hosted: Hosted, request: Request, memory: SharedMemory) -> dict[str, Any]:
+        views = memory.views(request)
+        most = self._most_of(hosted, request.height, request.width)
+        if request.fields > most:
+            raise ValueError(f"{request.fields} fields in one request, where a batch has {most}")
+        work = Work(hosted, request, views["frames"], most, self._patience)
+        try:
+            out = self._await(self._computer.compute(work))
+        except LostError:
+            self._computer.give_up(work)
+            raise
+        except ValueError as error:
+            return {"failed": "value", "text": str(error)}
+        for name, values in out.items():
+            views[name][:] = values
+        return {"computed": True}
+
+    def _most_of(self, hosted: Hosted, height: int, width: int) -> int:
+        size = height, width
+        if size not in self._most:
+            self._most[size] = self._await(self._computer.most(hosted, height, width))
+        return self._most[size]
+
+    def _await(self, answer: Future[T]) -> T:
+        """The result, the child being told meanwhile that it comes. Raises LostError when the child is gone."""
+        while True:
+            with suppress(TimeoutError):
+                return answer.result(BEAT)
+            with suppress(BlockingIOError):  # it has not read the last ones: it is not waiting
+                self._socket.setblocking(False)
+                try:
+                    send(self._socket, {"alive": True})
+                finally:
+                    self._socket.setblocking(True)
+
+
+def main() -> None:
+    """Serve the children of the parent until it ends."""
+    faulthandler.enable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    parent = socket.socket(fileno=os.dup(0))
+    computer = Computer(_die)
+    threading.Thread(target=_watch, args=(computer,), daemon=True).start()
+    send(parent, {"ready": True})
+    while True:
+        try:
+            packet, handle = receive(parent)
+        except LostError:
+            os._exit(0)  # whatever is being computed
+        assert handle is not None
+        connection = Connection(socket.socket(fileno=handle), float(packet["patience"]), computer)
+        threading.Thread(target=connection.serve, daemon=True).start()
+
+
+def _die(error: BaseException) -> None:
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _watch(computer: Computer) -> None:
+    """End this process when one piece of work takes too long. What is counted is time in which it could run."""
+    last, seconds = [*computer.at_work], [0.0] * len(computer.at_work)
+    while True:
+        time.sleep(BEAT)
+        for thread, at_work in enumerate(computer.at_work):
+            seconds[thread] = seconds[thread] + BEAT if at_work is last[thread] else 0.0
+            last[thread] = at_work
+            if at_work and seconds[thread] > at_work.patience:
+                _die(TimeoutError(f"{at_work.what} has taken more than {at_work.patience:.0f} s (--stall-seconds)"))
+
+
+if __name__ == "__main__":
+    main()
