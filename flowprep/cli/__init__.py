@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,9 @@ def _nobody_reads() -> bool:
 def _prepare_streams() -> None:
     """Standard output and standard error are there, and messages on the latter stop nothing."""
     if (messages := sys.stderr) is not None:
-        buffer = io.BufferedWriter(_Lossy(messages.fileno(), "wb", closefd=False))
-        sys.stderr = io.TextIOWrapper(buffer, messages.encoding, messages.errors, line_buffering=True)
+        with suppress(io.UnsupportedOperation):  # a program that calls main() may have put something else there
+            buffer = io.BufferedWriter(_Lossy(messages.fileno(), "wb", closefd=False))
+            sys.stderr = io.TextIOWrapper(buffer, messages.encoding, messages.errors, line_buffering=True)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - as long as the process
