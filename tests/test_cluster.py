@@ -179,6 +179,7 @@ def tls(certificates: dict[str, Path], name: str) -> list[str]:
     return [word for option, file in files.items() for word in (option, str(certificates[file]))]
 
 
+@pytest.mark.system
 @pytest.mark.timeout(200)
 def test_tls(certificates: dict[str, Path], videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zarr"

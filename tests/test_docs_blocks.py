@@ -38,6 +38,7 @@ from tests.command import COMMAND
 from tests.command import flowprep as run_flowprep
 from tests.test_docs import PAGES, ROOT, name_of
 
+LONG = {"training.md"}  # whose commands train, again and again: minutes
 NOT_RUN = {"make", "pip"}  # they install; what flowprep does is told by its own commands
 
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
@@ -132,7 +133,11 @@ def read_as_the_commands_do(text: str, path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.system) if page.name in LONG else page for page in PAGES],
+    ids=name_of,
+)
 def test_blocks_run(page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "here"
     shutil.copytree(prepared, folder)

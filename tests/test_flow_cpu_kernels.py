@@ -36,9 +36,8 @@ not_again = pytest.mark.skipif("FLOWPREP_LANES" in os.environ, reason="vectors o
 
 @not_again
 @pytest.mark.timeout(400)  # it compiles everything
-@pytest.mark.parametrize(
-    "lanes", [OTHER_LANES[0], *(pytest.param(n, marks=pytest.mark.system) for n in OTHER_LANES[1:])]
-)
+@pytest.mark.system
+@pytest.mark.parametrize("lanes", OTHER_LANES)
 def test_with_vectors_of_another_width(lanes):
     """This very file: a processor without such registers computes the same with several of its own."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]

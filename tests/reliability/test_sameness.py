@@ -90,6 +90,7 @@ def check(videos: Path, folder: Path, counts: tuple[int, ...]) -> int:
     return ways + 1
 
 
+@pytest.mark.system  # test_extract.py has a shorter one, on one machine
 @pytest.mark.timeout(200)
 def test_two_workers_two_tasks_a_cluster_of_two(videos: Path, tmp_path: Path) -> None:
     check(videos, tmp_path, (2,))
