@@ -57,13 +57,19 @@ def inline(function: Callable[..., Any]) -> Any:
     return numba.njit(error_model="numpy", forceinline=True)(function)
 
 
-def ensure_compiled(name: str, run: Callable[[], None], say: Callable[[str], None] | None = None) -> None:
+def ensure_compiled(
+    name: str,
+    run: Callable[[], None],
+    say: Callable[[str], None] | None = None,
+    folder: Path | str | None = None,
+) -> None:
     """Have the kernels that ``run`` calls loaded, or compiled and kept: of several processes one does it, others wait.
     Where they cannot be kept, they are compiled when they are called.
 
-    ``say`` hears of it when it takes time, and when code cannot be kept (without it, the latter is logged).
+    ``say`` hears of it when it takes time, and when code cannot be kept (without it, the latter is logged). ``folder``:
+    where code is kept that is not this processor's, or why it is not.
     """
-    folder = code_folder()
+    folder = folder or code_folder()
     if not isinstance(folder, Path):
         _once(
             say or _warn,

@@ -16,9 +16,12 @@ its own to 0.02 px in the mean. On one GPU a field is the same to the last bit e
 from __future__ import annotations
 
 import os
+import threading
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +39,10 @@ FRAMES_A_PAIR = 2  # that a batch has room for: requests for one pair each may c
 AT_ONCE = 2  # objects of one process that compute at the same time, each with half of the memory
 SHARE = 0.8  # of what is free on the GPU when the process starts
 PADDING = 2**16  # bytes: what arrays are padded by
+
+
+_warming = threading.Lock()
+_warm: set[str] = set()  # methods whose kernels are on the GPU of this process
 
 
 class Solver(Protocol):
@@ -62,6 +69,7 @@ class CudaFlow(FlowAlgorithm):
     backend = "cuda"
     gpu = True
     at_once = AT_ONCE
+    kernels: ClassVar[tuple[str, ...]]  # modules that have them
 
     def __init__(self, parameters: Parameters) -> None:
         super().__init__(parameters)
@@ -76,6 +84,25 @@ class CudaFlow(FlowAlgorithm):
     @classmethod
     def engine(cls) -> str:
         return f"flowprep CUDA kernels {REVISION}"
+
+    def warm(self, say: Callable[[str], None] | None = None) -> None:
+        """Have all kernels compiled and on the GPU of this process: to load them from disk is for one thread alone."""
+        with _warming:
+            if self.method in _warm:
+                return
+            from flowprep.flow.cpu.compiling import ensure_compiled
+            from flowprep.flow.cuda import device
+
+            if not device.SIMULATED:
+                name = f"{self.method}-{device.capability()}"
+                ensure_compiled(name, self._load_kernels, say, device.code_folder())
+            _warm.add(self.method)
+
+    def _load_kernels(self) -> None:
+        for name in self.kernels:
+            for kernel, signatures in import_module(f"{__name__}.{name}").signatures().items():
+                for types in signatures:
+                    kernel.compile(types).bind()
 
     @abstractmethod
     def _bytes_needed(self, height: int, width: int) -> tuple[int, int, int]:
@@ -145,6 +172,7 @@ class CudaFlow(FlowAlgorithm):
         shape = (height, width, str(frames.dtype))
         if self._workspace is None or self._workspace.shape != shape:
             self._workspace = None
+            self.warm()
             if self._arena is None:
                 self._arena, self._stream = Arena(), cuda.stream()
             pairs = self._most(height, width)
@@ -167,6 +195,7 @@ class TVL1(CudaFlow):
     """TV-L1 (flow/tvl1.py)."""
 
     method = "tvl1"
+    kernels = ("fields_kernels", "images", "median", "tvl1_kernels", "tvl1_data_term")
     parameters_type = TVL1Parameters
     parameters: TVL1Parameters
 
@@ -185,6 +214,7 @@ class Brox(CudaFlow):
     """Brox flow (flow/brox.py)."""
 
     method = "brox"
+    kernels = ("fields_kernels", "images", "brox_kernels", "brox_sweeps", "brox_data_term")
     parameters_type = BroxParameters
     parameters: BroxParameters
 

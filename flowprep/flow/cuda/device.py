@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from numba import config, cuda
 from flowprep.flow.cpu.compiling import kept_in, trusted_folder
 
 SIMULATED = bool(getattr(config, "ENABLE_CUDASIM"))  # noqa: B009 - the module makes its names as it is loaded
+
+if not SIMULATED:  # a warning for each small grid, as those of the coarse levels are
+    setattr(config, "CUDA_LOW_OCCUPANCY_WARNINGS", 0)  # noqa: B010 - as above
 
 COLUMNS, LINES = (8, 2) if SIMULATED else (32, 8)  # threads of a block where each has one pixel
 
@@ -36,8 +39,9 @@ def kernel(function: Callable[..., Any] | None = None, *, threads: int = COLUMNS
         return lambda wrapped: kernel(wrapped, threads=threads, exact=exact)
     if SIMULATED:
         return cuda.jit(function)
-    folder = _code_folder()
-    options: dict[str, Any] = {"fastmath": not exact, "launch_bounds": (threads, 1)}
+    folder = code_folder()
+    # Without optimisation at link time: it leaves out what fastmath means, and spills more.
+    options: dict[str, Any] = {"fastmath": not exact, "launch_bounds": (threads, 1), "lto": False}
     if not isinstance(folder, Path):  # every process compiles for itself
         return cuda.jit(**options)(function)
     with kept_in(folder):
@@ -67,11 +71,25 @@ def free_memory() -> int:
     return int(cuda.current_context().get_memory_info().free)
 
 
+def capability() -> str:
+    """Compute capability of the GPU of this process, as "9.0"."""
+    return "{}.{}".format(*cuda.get_current_device().compute_capability)
+
+
+def release() -> None:
+    """Give memory that nothing refers to any more back to the driver, now: Numba waits until there is much of it."""
+    if not SIMULATED:
+        cuda.current_context().memory_manager.deallocations.clear()
+
+
 @cache
-def _code_folder() -> Path | str:
+def code_folder() -> Path | str:
     """The folder for these kernels and this compiler; or why there can be none."""
     here = Path(__file__).parent
-    digest = hashlib.sha256(repr((sys.version, str(here), version("numba-cuda"), version("cuda-bindings"))).encode())
+    compiler = sorted(
+        f"{found.name} {found.version}" for found in distributions() if found.name.startswith(("cuda-", "nvidia-nv"))
+    )
+    digest = hashlib.sha256(repr((sys.version, str(here), version("numba-cuda"), compiler)).encode())
     for path in sorted(here.glob("*.py")):
         digest.update(path.read_bytes())
     return trusted_folder(f"cuda-{digest.hexdigest()[:16]}")

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 INSTALL = "pip install 'flowprep[cuda]'"
+COMPILER = ("nvvm", "nvJitLink", "nvrtc")  # libraries that kernels are compiled by
 CAPABILITY = (7, 5)  # Turing, the oldest GPUs that CUDA 13 compiles for
 
 
@@ -26,12 +27,16 @@ def unavailable() -> str:
         return "the driver finds no GPU that this process may use (nvidia-smi lists all, CUDA_VISIBLE_DEVICES chooses)"
     if done != driver.CUresult.CUDA_SUCCESS:
         return f"the NVIDIA driver does not start: {done.name}"
+    missing = [name for name in COMPILER if not _loads(name)]
+    if missing:
+        return f"{', '.join(missing)} of CUDA cannot be loaded: {INSTALL}"
     _, newest = driver.cuDriverGetVersion()
     compiler = int(version("cuda-bindings").split(".")[0])
     if newest // 1000 < compiler:
         return (
             f"the driver is for CUDA {newest // 1000}.{newest % 1000 // 10}, the kernels are compiled with CUDA "
-            f"{compiler}: install a newer driver, or what fits this one: pip install 'numba-cuda[cu{newest // 1000}]'"
+            f"{compiler}: install a newer driver, or in a new environment what fits this one: pip install "
+            f"'flowprep[cuda{newest // 1000}]'"
         )
     _, gpu = driver.cuDeviceGet(0)
     capability = _capability(gpu)
@@ -48,6 +53,16 @@ def description() -> str:
 
     _, gpu = driver.cuDeviceGet(0)
     return "{}, compute capability {}.{}".format(_name(gpu), *_capability(gpu))
+
+
+def _loads(library: str) -> bool:
+    from cuda.pathfinder import load_nvidia_dynamic_lib
+
+    try:
+        load_nvidia_dynamic_lib(library)
+    except (RuntimeError, OSError):
+        return False
+    return True
 
 
 def _name(gpu: object) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from flowprep.flow.cuda.device import release
+
 ALIGNED = 256  # bytes
 
 
@@ -23,11 +25,15 @@ class Arena:
         self._used = 0
 
     def clear(self, size: int) -> None:
-        """Begin again, with room for ``size`` bytes."""
+        """Begin again, with room for ``size`` bytes. Raises MemoryError where the GPU has not so much."""
         self._used = 0
         if size > self._memory.size:
             self._memory = cuda.device_array(0, np.uint8)  # the old one goes before the new one comes
-            self._memory = cuda.device_array(size, np.uint8)
+            release()
+            try:
+                self._memory = cuda.device_array(size, np.uint8)
+            except cuda.cudadrv.driver.CudaAPIError as error:
+                raise MemoryError(f"The GPU has no {size / 2**20:.0f} MiB of memory left: {error}") from error
 
     def array(self, shape: tuple[int, ...] | int, dtype: Any) -> Any:
         """A C-contiguous device array, its values undefined. Raises MemoryError where no room was asked for."""
