@@ -36,7 +36,7 @@ class GPU(NamedTuple):
 def describe(proc: Path = PROC) -> list[GPU]:
     """All GPUs of the driver, whatever CUDA_VISIBLE_DEVICES says; empty where there is no driver."""
     try:
-        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=SECONDS, check=True)
+        done = subprocess.run(QUERY, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):  # not there, too old for the question, or the driver hangs
         return _from_proc(proc)
     rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]

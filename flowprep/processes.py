@@ -22,7 +22,12 @@ ENVIRONMENT = {
 
 def how_it_ended(code: int) -> str:
     """The exit code of a process in words: "SIGSEGV" or "exit code 3"."""
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # one of those without a name
+        return f"signal {-code}"
 
 
 def last_words(errors: IO[bytes] | None) -> str:
@@ -30,4 +35,6 @@ def last_words(errors: IO[bytes] | None) -> str:
     if not errors:
         return ""
     errors.seek(0)
-    return " ".join(errors.read().decode(errors="replace").split())[-TAIL:]
+    # A crash ends with all modules that were loaded, which is no news.
+    said = errors.read().decode(errors="replace").split("\nExtension modules:")[0]
+    return " ".join(said.split())[-TAIL:]

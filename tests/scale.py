@@ -140,7 +140,7 @@ def row_of(video: Video, shard: Shard, i: int) -> LedgerRow:
 def resume(out: Path, videos: int) -> None:
     """The same ``flowprep extract`` again, from the list of the source to the summary."""
     config = ExtractConfig(SourceConfig(str(source_of(out))), str(out), flow=SETTINGS.flow)
-    with patch.object(product, "_resolve", lambda _: (SETTINGS, "")):  # an engine of any version
+    with patch.object(product, "_resolve", lambda _, **__: (SETTINGS, "")):  # an engine of any version
         summary = driver.Extraction(config, quiet=True).run()
     assert (summary.verdicts, summary.shards_run, summary.exit_code) == ({"ok": videos}, 0, 0)
 

@@ -168,3 +168,29 @@ def test_memory_whose_size_the_other_process_could_change_is_refused() -> None:
     with pytest.raises(ValueError, match="do not fit"):
         memory.views(request(VIDEO[:3], "both", STORAGES["field"]))
     os.close(handle)
+
+
+def test_what_the_gpu_has_no_memory_for_is_one_requests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of three is short of memory because of one of them: the two others get their fields."""
+    compute = Hosted.compute
+
+    def short_of_memory(hosted: Hosted, thread: int, requests: Any, frames: Any) -> Any:
+        if any(one.frames == 4 for one in requests):
+            raise MemoryError("no memory left on the GPU")
+        return compute(hosted, thread, requests, frames)
+
+    monkeypatch.setattr(Hosted, "compute", short_of_memory)
+    ended: list[BaseException] = []
+    computer = Computer(ended.append)
+    hosted = computer.enter(1, settings(backend="opencv")).result(60)
+    most = computer.most(hosted, HEIGHT, WIDTH, 60.0).result(60)
+    parts = [VIDEO[:frames] for frames in (3, 4, 2)]
+    requests = [request(part, "forward", STORAGES["field"]) for part in parts]
+    answers = [computer.compute(Work(hosted, one, part, most, 60.0)) for one, part in zip(requests, parts, strict=True)]
+    for answer, part in zip(answers, parts, strict=True):
+        if len(part) == 4:
+            with pytest.raises(MemoryError, match="no memory left"):
+                answer.result(60)
+        else:
+            assert len(answer.result(60)["levels"]) == len(part) - 1
+    assert not ended

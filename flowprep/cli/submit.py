@@ -99,7 +99,7 @@ def command(
     asked = build(merged, pipeline or "command line")
     if asked.flow.backend == AUTO:
         refuse_auto("the nodes of the job")
-    extraction = Extraction(asked, lambda text: click.echo(text, err=True))
+    extraction = Extraction(asked, lambda text: click.echo(text, err=True), elsewhere=True)
     # Every parameter by name, so that all tasks compute the same.
     config = replace(asked, flow=extraction.settings.flow)
     dry_run = dry_run or config.run.dry_run

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from flowprep import flow, quantise
 from flowprep.config import Settings, StorageConfig
-from flowprep.errors import FlowprepError, RefusedError
+from flowprep.errors import FlowprepError, RefusedError, VideoError
 from flowprep.flow.batch import DeviceFields
 from flowprep.gpu.memory import Request
 from flowprep.quantise.host_fields import HostFields
@@ -187,12 +187,18 @@ class Computer:
 
         self._later(leave)
 
-    def most(self, hosted: Hosted, height: int, width: int) -> Future[int]:
-        """:meth:`Hosted.most`."""
-        return self._later(lambda: hosted.most(height, width))
+    def most(self, hosted: Hosted, height: int, width: int, patience: float) -> Future[int]:
+        """:meth:`Hosted.most`, which may take ``patience`` seconds."""
+
+        def most() -> int:
+            self.at_work[0] = AtWork("asking the GPU for its memory", patience)
+            return hosted.most(height, width)
+
+        return self._later(most)
 
     def compute(self, work: Work) -> Future[Arrays]:
-        """What comes out of ``work``; its error is ValueError where the flow is not finite."""
+        """What comes out of ``work``; its error is ValueError where the flow is not finite, MemoryError or VideoError
+        where the GPU has no memory for it."""
         self._put(work)
         return work.out
 
@@ -244,7 +250,19 @@ class Computer:
         fields = sum(item.request.fields for item in batch)
         what = f"a batch of {fields} pairs of {work.request.width}x{work.request.height}"
         self.at_work[thread] = AtWork(what, max(item.patience for item in batch))
-        found = work.hosted.compute(thread, [item.request for item in batch], [item.frames for item in batch])
+        self._answer(thread, batch)
+
+    def _answer(self, thread: int, batch: list[Work]) -> None:
+        """Compute a batch; one that the GPU has no memory for request by request, so that each has its own answer."""
+        try:
+            found = batch[0].hosted.compute(thread, [item.request for item in batch], [item.frames for item in batch])
+        except (MemoryError, VideoError) as error:
+            if len(batch) == 1:
+                batch[0].out.set_exception(error)
+                return
+            for item in batch:
+                self._answer(thread, [item])
+            return
         for item, out in zip(batch, found, strict=True):
             if isinstance(out, ValueError):
                 item.out.set_exception(out)

@@ -145,6 +145,8 @@ class RemoteFlow:
         kind, text = pending.answer.get("failed"), pending.answer.get("text", "")
         if kind == "refused":
             raise RefusedError(text)
+        if kind in {verdict.value for verdict in Verdict}:  # the GPU's memory is too small for it
+            raise VideoError(Verdict(kind), text)
         if kind:
             raise ValueError(text)
         return pending.answer

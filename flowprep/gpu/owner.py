@@ -24,6 +24,7 @@ from flowprep.errors import RefusedError
 from flowprep.gpu.wire import LostError, pair, receive, send
 from flowprep.processes import ENVIRONMENT, POLL, START_SECONDS, how_it_ended, last_words
 
+ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # GPUs are numbered as nvidia-smi does it
 FAILURES = 3  # in a row: more would not help
 FAREWELL_SECONDS = 5.0  # for a process whose sockets are closed to be gone: CUDA takes its time to clean up
 
@@ -112,7 +113,7 @@ class GPUProcess:
                     stdin=theirs.fileno(),
                     stdout=self._errors,
                     stderr=self._errors,
-                    env={**os.environ, **ENVIRONMENT, "CUDA_VISIBLE_DEVICES": self.gpu},
+                    env={**os.environ, **ENVIRONMENT, **ORDER, "CUDA_VISIBLE_DEVICES": self.gpu},
                     start_new_session=True,  # Ctrl-C is for the parent, which decides what becomes of it
                 )
             try:
@@ -135,7 +136,7 @@ class GPUProcess:
                 return False
         try:
             receive(self._control)
-        except LostError:
+        except (LostError, ValueError):  # something else has written there
             return False
         return True
 

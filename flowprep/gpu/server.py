@@ -27,10 +27,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from flowprep.config import Settings
-from flowprep.errors import FlowprepError
+from flowprep.config import MIN_SIDE, Settings
+from flowprep.errors import FlowprepError, Verdict, VideoError
 from flowprep.gpu.batching import Computer, Hosted, Work
-from flowprep.gpu.memory import Request, SharedMemory
+from flowprep.gpu.memory import LONGEST_SIDE, Request, SharedMemory
 from flowprep.gpu.wire import MEMORIES, LostError, receive, send
 
 BEAT = 0.25  # s between two signs of life
@@ -63,8 +63,8 @@ class Connection:
 
     def _answer(self, packet: dict[str, Any], handle: int | None) -> dict[str, Any]:
         if handle is not None:
-            number = packet["memory"]
-            if number not in range(MEMORIES):
+            number = packet.get("memory")
+            if type(number) is not int or number not in range(MEMORIES):
                 os.close(handle)
                 raise ValueError(f"memory {number}")
             self._memories[number] = SharedMemory.received(handle)
@@ -79,8 +79,10 @@ class Connection:
             raise ValueError("no settings were given")
         if "most" in packet:
             height, width = packet["most"]
+            if not all(type(side) is int and MIN_SIDE <= side <= LONGEST_SIDE for side in (height, width)):
+                raise ValueError(f"no size of frames: {packet}")
             try:
-                return {"pairs": self._most_of(self._hosted, int(height), int(width))}
+                return {"pairs": self._most_of(self._hosted, height, width)}
             except FlowprepError as error:
                 return {"failed": "refused", "text": str(error)}
         return self._compute(self._hosted, Request.from_json(packet["compute"]), self._memories[packet["memory"]])
@@ -98,6 +100,10 @@ class Connection:
             raise
         except ValueError as error:
             return {"failed": "value", "text": str(error)}
+        except MemoryError as error:
+            return {"failed": Verdict.MEMORY.value, "text": str(error)}
+        except VideoError as error:
+            return {"failed": error.verdict.value, "text": error.reason}
         for name, values in out.items():
             views[name][:] = values
         return {"computed": True}
@@ -105,7 +111,7 @@ class Connection:
     def _most_of(self, hosted: Hosted, height: int, width: int) -> int:
         size = height, width
         if size not in self._most:
-            self._most[size] = self._await(self._computer.most(hosted, height, width))
+            self._most[size] = self._await(self._computer.most(hosted, height, width, self._patience))
         return self._most[size]
 
     def _await(self, answer: Future[T]) -> T:

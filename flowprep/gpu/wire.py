@@ -42,9 +42,12 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], int | None]:
     if not data:
         raise LostError("it is gone")
     handle = handles[0] if handles else None
-    packet = json.loads(data)
-    if not isinstance(packet, dict):
+    try:
+        packet = json.loads(data)
+        if not isinstance(packet, dict):
+            raise ValueError(f"not a packet: {packet}")
+    except ValueError:
         if handle is not None:
             os.close(handle)
-        raise ValueError(f"not a packet: {packet}")
+        raise
     return packet, handle

@@ -89,7 +89,7 @@ class StacksOfFields(Derived):
         storage = replace(config.storage, rgb=False, rgb_short_side=plain.rgb_short_side, rgb_quality=plain.rgb_quality)
         self.settings = Settings(there.video, there.flow, storage, there.engine, (*there.origins, there.storage), stack)
         if self.settings.computes_flow:
-            self.gpu = flow.find(there.flow.method, there.flow.backend).gpu
+            self.gpu = flow.find(there.flow.method, there.flow.backend, elsewhere=config.cluster.remote).gpu
         tallest = max((self._name(row).height for row in self._dataset.videos if row.row.flow), default=0)
         self._refuse_tall(stack.length, tallest)
 

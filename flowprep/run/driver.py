@@ -240,10 +240,18 @@ class Extraction(Run):
 
     config: ExtractConfig
 
-    def __init__(self, config: ExtractConfig, say: Callable[[str], None] = print, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        config: ExtractConfig,
+        say: Callable[[str], None] = print,
+        *,
+        quiet: bool = False,
+        elsewhere: bool = False,
+    ) -> None:
+        """``elsewhere``: other machines will run it, so that a backend that is named need not work on this one."""
         if not config.source.path:
             raise UsageError("no source: name a folder of videos or a list file.")
-        super().__init__(FlowOfVideos(config), config, say, quiet=quiet)
+        super().__init__(FlowOfVideos(config, elsewhere=elsewhere), config, say, quiet=quiet)
 
 
 class Stacking(Run):

@@ -59,10 +59,10 @@ class Product(ABC):
 
 def resolve(config: ExtractConfig) -> Settings:
     """The complete settings: the backend chosen, every parameter of the method named, the engine's version noted."""
-    return _resolve(config)[0]
+    return _resolve(config, elsewhere=config.cluster.remote)[0]
 
 
-def _resolve(config: ExtractConfig) -> tuple[Settings, str]:
+def _resolve(config: ExtractConfig, *, elsewhere: bool) -> tuple[Settings, str]:
     """The complete settings, and what to say of ``--backend auto``."""
     chosen, auto, note = config.flow, "", ""
     if chosen.backend == AUTO:
@@ -76,7 +76,7 @@ def _resolve(config: ExtractConfig) -> tuple[Settings, str]:
             auto = begun.auto
             note = f"auto: {before} ({algorithm.engine()}), with which {config.output} was begun"
     else:
-        algorithm = flow.find(chosen.method, chosen.backend or None, elsewhere=config.cluster.remote)
+        algorithm = flow.find(chosen.method, chosen.backend or None, elsewhere=elsewhere)
     parameters = algorithm.parameters_type.of(chosen.method, chosen.parameters, algorithm.backend).to_json()
     full = replace(chosen, backend=algorithm.backend, parameters=parameters)
     return Settings(config.video, full, config.storage, algorithm.engine(), auto=auto), note
@@ -91,9 +91,10 @@ def warm_flow(config: FlowConfig, say: Callable[[str], None]) -> None:
 class FlowOfVideos(Product):
     """``flowprep extract``."""
 
-    def __init__(self, config: ExtractConfig) -> None:
+    def __init__(self, config: ExtractConfig, *, elsewhere: bool = False) -> None:
+        """``elsewhere``: other machines compute it."""
         self._config = config
-        self.settings, self.note = _resolve(config)
+        self.settings, self.note = _resolve(config, elsewhere=elsewhere or config.cluster.remote)
         self.gpu = flow.find(self.settings.flow.method, self.settings.flow.backend, elsewhere=True).gpu
 
     def source(self, say: Callable[[str], None]) -> Source:

@@ -73,6 +73,7 @@ class CudaFlow(FlowAlgorithm):
 
     def __init__(self, parameters: Parameters) -> None:
         super().__init__(parameters)
+        _given()  # said before anything is begun
         self._arena: Any = None
         self._stream: Any = None
         self._workspace: _Workspace | None = None
@@ -234,9 +235,14 @@ def _budget() -> int:
     """Bytes on the GPU that this process may use: what FLOWPREP_GPU_MEMORY says, MiB, or most of what is free now."""
     from flowprep.flow.cuda.device import free_memory
 
+    return _given() or int(SHARE * free_memory())
+
+
+def _given() -> int:
+    """Bytes that FLOWPREP_GPU_MEMORY says, 0 without it; raises UsageError."""
     given = os.environ.get("FLOWPREP_GPU_MEMORY")
     if not given:
-        return int(SHARE * free_memory())
+        return 0
     if not given.isdecimal() or int(given) == 0:
         raise UsageError(f"FLOWPREP_GPU_MEMORY={given}: give a number of MiB.")
     return int(given) * 2**20

@@ -13,7 +13,7 @@ CAPABILITY = (7, 5)  # Turing, the oldest GPUs that CUDA 13 compiles for
 
 def unavailable() -> str:
     """Why the first GPU that this process sees cannot run the kernels; "" where it can."""
-    if find_spec("numba_cuda") is None or find_spec("cuda.bindings") is None:
+    if find_spec("numba_cuda") is None or find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return f"numba-cuda is not installed: {INSTALL}"
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         return ""  # on the processor, thread by thread
