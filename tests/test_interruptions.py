@@ -95,6 +95,7 @@ def test_videos_that_go_away_in_the_middle_of_a_shard_are_not_missing(
     assert not committed_shards(LocalStore(out))
 
 
+@pytest.mark.system
 def test_a_suspended_job_is_not_a_silent_video(videos: Path, tmp_path: Path) -> None:
     """Longer than --stall-seconds, twice, the parent and its child together."""
     (tmp_path / "marks").mkdir()
@@ -225,6 +226,7 @@ def test_room_is_twice_what_the_workers_have_or_are_allowed() -> None:
         assert workers.room() == room
 
 
+@pytest.mark.system
 def test_a_worker_of_many_runs_keeps_one_child(videos: Path, tmp_path: Path) -> None:
     """Runs with other limits in turn, as on a long-lived worker."""
     script = (

@@ -63,7 +63,7 @@ def test_full_hd_stays_under_a_gigabyte(tmp_path: Path) -> None:
     assert peak_mib(path, "dis", "opencv", "medium") < 1024
 
 
-@pytest.mark.parametrize(("method", "mib"), [("tvl1", 1024), ("brox", 1280)])
+@pytest.mark.parametrize(("method", "mib"), [("tvl1", 1024), pytest.param("brox", 1280, marks=pytest.mark.system)])
 def test_full_hd_on_the_cpu_engine(tmp_path: Path, method: str, mib: int) -> None:
     path = tmp_path / "hd.mp4"
     write_video(path, drifting(3, 1080, 1920), options={"preset": "ultrafast"})

@@ -122,8 +122,9 @@ def test_the_clean_run_blames_the_poison_alone(small: Bench) -> None:
     assert blamed == {name: words[name.split("_")[0]] for name in POISON}
 
 
+@pytest.mark.system  # test_kills.py kills a run on one machine again and again
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [pytest.param(1, marks=pytest.mark.system), 2])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_nothing_is_lost_when_workers_die(small: Bench, tmp_path: Path, seed: int) -> None:
     kills, _ = soak(small, tmp_path, seed, MEAN / 2)
     assert kills >= 3

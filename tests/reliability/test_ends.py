@@ -246,6 +246,7 @@ def worker_ends(bench: Bench, cluster: Cluster, out: Path) -> float:
     return seconds
 
 
+@pytest.mark.system
 @pytest.mark.timeout(200)
 def test_a_worker_is_told_to_end(bench: Bench, cluster: Cluster, tmp_path: Path) -> None:
     worker_ends(bench, cluster, tmp_path / "out.zarr")
