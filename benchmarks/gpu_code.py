@@ -20,22 +20,21 @@ from cuda.bindings import nvjitlink
 from numba import cuda
 
 import flowprep.flow.cuda
+from flowprep.flow.cuda import TVL1, Brox
 
-MODULES = (
-    "fields_kernels",
-    "images",
-    "median",
-    "tvl1_kernels",
-    "tvl1_data_term",
-    "brox_kernels",
-    "brox_sweeps",
-    "brox_data_term",
-)
+MODULES = dict.fromkeys((*TVL1.kernels, *Brox.kernels))
 
 
-def machine_code(ptx: str, architecture: str) -> dict[str, int]:
+def compiled(kernel: Any, types: tuple[Any, ...], architecture: tuple[int, int]) -> str:
+    """PTX of ``kernel`` for a compute capability, made with the options that the package makes it with."""
+    options = {name: kernel.targetoptions[name] for name in ("fastmath", "launch_bounds")}
+    ptx, _ = cuda.compile(kernel.py_func, types, cc=architecture, device=False, abi="numba", **options)
+    return str(ptx)
+
+
+def machine_code(ptx: str, architecture: tuple[int, int]) -> dict[str, int]:
     """Registers of a thread; bytes spilled, and local memory, of a thread; bytes of shared memory of a block."""
-    options = [f"-arch=sm_{architecture.replace('.', '')}", "-O3", "-verbose", "-Xptxas=-v"]
+    options = ["-arch=sm_{}{}".format(*architecture), "-O3", "-verbose", "-Xptxas=-v"]
     link = nvjitlink.create(len(options), options)
     try:
         text = ptx.encode()
@@ -54,19 +53,14 @@ def machine_code(ptx: str, architecture: str) -> dict[str, int]:
     return {name: int(match[1]) if (match := re.search(form, log)) else 0 for name, form in found.items()}
 
 
-def measure(architecture: str) -> dict[str, dict[str, int]]:
-    major, minor = (int(part) for part in architecture.split("."))
+def measure(architecture: tuple[int, int]) -> dict[str, dict[str, int]]:
     rows = {}
     for name in MODULES:
         module = importlib.import_module(f"{flowprep.flow.cuda.__name__}.{name}")
         named = {id(value): attribute for attribute, value in vars(module).items()}
         for kernel, signatures in module.signatures().items():
-            options: dict[str, Any] = {key: kernel.targetoptions[key] for key in ("fastmath", "launch_bounds")}
-            ptx, _ = cuda.compile(
-                kernel.py_func, signatures[0], cc=(major, minor), device=False, abi="numba", **options
-            )
-            threads = options["launch_bounds"][0]
-            rows[f"{name}.{named[id(kernel)]}"] = {"threads": threads, **machine_code(ptx, architecture)}
+            code = machine_code(compiled(kernel, signatures[0], architecture), architecture)
+            rows[f"{name}.{named[id(kernel)]}"] = {"threads": kernel.targetoptions["launch_bounds"][0], **code}
     return rows
 
 
@@ -75,7 +69,8 @@ def main() -> None:
     parser.add_argument("--architecture", default="9.0", help="compute capability, 7.5 to 12.0")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
-    rows = measure(options.architecture)
+    major, minor = options.architecture.split(".")
+    rows = measure((int(major), int(minor)))
     columns = ("threads", "registers", "spilled", "local", "shared")
     print(
         f"| kernel, compute capability {options.architecture} | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|"

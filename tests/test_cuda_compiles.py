@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cuda.bindings import nvjitlink
-from numba import cuda
+
+from benchmarks.gpu_code import compiled, machine_code
 
 PACKAGE = Path(__file__).parents[1] / "flowprep" / "flow" / "cuda"
 
@@ -50,29 +50,6 @@ def name_of(kernel: Any) -> str:
     return f"{kernel.py_func.__module__.split('.')[-1]}.{kernel.py_func.__name__}"
 
 
-def compiled(kernel: Any, types: tuple[Any, ...], architecture: Architecture) -> str:
-    """PTX of ``kernel``, made with the options that the package makes it with."""
-    options = {name: kernel.targetoptions[name] for name in ("fastmath", "launch_bounds")}
-    ptx, _ = cuda.compile(kernel.py_func, types, cc=architecture, device=False, abi="numba", **options)
-    return str(ptx)
-
-
-def assembled(ptx: str, architecture: Architecture) -> dict[str, int]:
-    """What ptxas says of the machine code: registers, and bytes of stack, of a thread."""
-    options = [f"-arch=sm_{architecture[0]}{architecture[1]}", "-verbose"]
-    link = nvjitlink.create(len(options), options)
-    try:
-        code = ptx.encode()
-        nvjitlink.add_data(link, nvjitlink.InputType.PTX, code, len(code), "kernel")
-        nvjitlink.complete(link)
-        log = bytearray(nvjitlink.get_info_log_size(link))
-        nvjitlink.get_info_log(link, log)
-    finally:
-        nvjitlink.destroy(link)
-    (numbers,) = re.findall(rb"used (\d+) registers, .*?(\d+) stack", log)
-    return dict(zip(("registers", "stack"), map(int, numbers), strict=True))
-
-
 KERNELS = [
     pytest.param(kernel, types, id=f"{name_of(kernel)}-{number}")
     for kernel, signatures in kernels()
@@ -89,9 +66,9 @@ def check(kernel: Any, types: tuple[Any, ...], virtual: Architecture, real: list
         assert not re.findall(r".*\.f64.*", ptx), "double precision: a float literal, or int * float32?"
     (threads, *_) = kernel.targetoptions["launch_bounds"]
     for architecture in real:
-        found = assembled(ptx, architecture)
+        found = machine_code(ptx, architecture)
         assert 0 < found["registers"] * threads <= REGISTERS, architecture
-        assert found["stack"] <= STACK.get(name, 0), (architecture, found)
+        assert found["local"] <= STACK.get(name, 0), (architecture, found)
 
 
 @pytest.mark.parametrize(("kernel", "types"), KERNELS)
