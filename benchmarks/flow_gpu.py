@@ -29,14 +29,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import gpu, stages
+from benchmarks import stages
+from benchmarks.arguments import positive, positives, source, target, told
 from benchmarks.flow_cpu import TVL1_ITERATION, grey
 from flowprep import flow
 from flowprep.annotations.scan import is_video
 from flowprep.config import StorageConfig, VideoConfig
-from flowprep.errors import RefusedError, UsageError
+from flowprep.errors import RefusedError, UsageError, VideoError
 from flowprep.flow.cpu.tvl1 import TVL1Solver
-from flowprep.flow.cuda.tile import HALO
+from flowprep.flow.cuda import driver
 from flowprep.flow.files import read_flo
 from flowprep.flow.metrics import mean_epe
 from flowprep.video import VideoReader
@@ -54,8 +55,11 @@ def first_frames(videos: list[Path], count: int) -> dict[str, NDArray[np.uint8]]
     for path in files:
         if path not in videos and not (path.is_file() and is_video(path.name)):
             continue
-        blocks = VideoReader(path, VideoConfig(), StorageConfig(rgb=False)).blocks()
-        frames = np.concatenate([block.grey for block in blocks])
+        try:
+            blocks = VideoReader(path, VideoConfig(), StorageConfig(rgb=False)).blocks()
+            frames = np.concatenate([block.grey for block in blocks])
+        except VideoError as error:
+            raise UsageError(f"{path}: {error}") from None
         if len(frames) >= count:
             found[path.name] = np.ascontiguousarray(frames[:count])
     if not found:
@@ -82,6 +86,8 @@ def pairs(count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
 
 def speed(method: str, preset: str, frames: NDArray[np.uint8], batches: list[int], rounds: int) -> dict[str, Any]:
     """ms a pair: of ours by size of batch, of the others; how far their fields are apart; TV-L1's least."""
+    from benchmarks import gpu
+
     ways = algorithms(method, preset)
     ours, largest = ways["cuda"], max(batches)
     middle = frames[largest // 2 :][:2]
@@ -112,6 +118,8 @@ def speed(method: str, preset: str, frames: NDArray[np.uint8], batches: list[int
 
 def least(algorithm: Any, pair: NDArray[np.uint8]) -> dict[str, float]:
     """Operations, and bytes to and from memory, that the iterations of one pair of frames take."""
+    from flowprep.flow.cuda.tile import HALO
+
     solver = TVL1Solver(algorithm.parameters, *pair.shape[1:])
     first, second = solver.frame(), solver.frame()
     solver.prepare(pair[0], first)
@@ -151,6 +159,15 @@ def extraction(videos: list[Path], backend: str) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Raises RefusedError where the kernels cannot run, UsageError where there is nothing to measure with."""
+    if reason := driver.unavailable():
+        raise RefusedError(reason)
+    if options.middlebury and not any(options.middlebury.rglob("flow10.flo")):
+        raise UsageError(f"--middlebury {options.middlebury}: no sequence with flow10.flo in that folder.")
+    if options.extract and not options.videos[0].is_dir():
+        raise UsageError(f"--extract takes a folder of videos, which is named first; {options.videos[0]} is none.")
+    from benchmarks import gpu
+
     clips = first_frames(options.videos, max(options.batches) + 1)
     bandwidth, flops = gpu.bandwidth(), gpu.peak_flops()
     rows = {
@@ -170,10 +187,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
+    from benchmarks import gpu
+
     facts = result["gpu"]
-    print(f"{facts['gpu']}; numba-cuda {facts['numba-cuda']}, CUDA {facts['cuda-bindings']}")
-    print(f"{facts['bytes_a_second'] / 1e9:.0f} GB/s to and from memory, {facts['flops'] / 1e12:.1f} TFLOP/s\n")
-    print(f"{len(result['sizes'])} videos of {', '.join(sorted(set(result['sizes'].values())))}; medians over them\n")
+    gpu.show(facts)
+    print(f"\n{len(result['sizes'])} videos of {', '.join(sorted(set(result['sizes'].values())))}; medians over them\n")
     for name, clips in result["speed"].items():
         ways = list(next(iter(clips.values()))["ms"])
         middle = {way: statistics.median(clip["ms"][way] for clip in clips.values()) for way in ways}
@@ -202,17 +220,12 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("videos", nargs="+", type=Path, help="files, or folders of them")
-    parser.add_argument(
-        "--batches",
-        type=lambda text: [int(number) for number in text.split(",")],
-        default=[1, 2, 4, 8, 16, 32, 64, 128],
-        help="pairs in a batch",
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="of which the quickest counts")
-    parser.add_argument("--middlebury", type=Path, help="folder of sequences with ground truth")
+    parser.add_argument("videos", nargs="+", type=source, help="files, or folders of them")
+    parser.add_argument("--batches", type=positives, default=[1, 2, 4, 8, 16, 32, 64, 128], help="pairs in a batch")
+    parser.add_argument("--rounds", type=positive, default=3, help="of which the quickest counts")
+    parser.add_argument("--middlebury", type=source, help="folder of sequences with ground truth")
     parser.add_argument("--extract", action="store_true", help="whole runs over the first of the videos, a folder")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--json", type=target, help="write the figures there too")
     options = parser.parse_args()
     result = measure(options)
     show(result)
@@ -221,4 +234,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

@@ -1,7 +1,11 @@
-"""What a GPU can do at most, measured: bytes a second to and from its memory, multiply-adds a second."""
+"""What can a GPU do at most, measured: bytes a second to and from its memory, multiply-adds a second?
+
+python -m benchmarks.gpu
+"""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -10,6 +14,8 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from benchmarks.arguments import told
+from flowprep.errors import RefusedError
 from flowprep.flow.cuda import driver
 from flowprep.flow.cuda.device import SIMULATED, kernel
 
@@ -25,6 +31,12 @@ def facts() -> dict[str, str]:
         "numba-cuda": version("numba-cuda"),
         "cuda-bindings": version("cuda-bindings"),
     }
+
+
+def show(measured: dict[str, Any]) -> None:
+    """Print :func:`facts`, with what was measured."""
+    print(f"{measured['gpu']}; numba-cuda {measured['numba-cuda']}, CUDA {measured['cuda-bindings']}")
+    print(f"{measured['bytes_a_second'] / 1e9:.0f} GB/s to and from memory, {measured['flops'] / 1e12:.1f} TFLOP/s")
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -73,3 +85,14 @@ def peak_flops() -> float:
     multiply_add[BLOCKS, THREADS](out)
     count = 2 * BLOCKS * THREADS * CHAINS * STEPS
     return count / min(seconds(lambda: multiply_add[BLOCKS, THREADS](out)) for _ in range(ROUNDS))
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "").parse_args()
+    if reason := driver.unavailable():
+        raise RefusedError(reason)
+    show({**facts(), "bytes_a_second": bandwidth(), "flops": peak_flops()})
+
+
+if __name__ == "__main__":
+    told(main)

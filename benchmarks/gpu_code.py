@@ -13,20 +13,20 @@ import argparse
 import importlib
 import json
 import re
-from pathlib import Path
 from typing import Any
 
-from cuda.bindings import nvjitlink
-from numba import cuda
-
 import flowprep.flow.cuda
-from flowprep.flow.cuda import TVL1, Brox
+from benchmarks.arguments import target, told
+from flowprep.errors import RefusedError, UsageError
+from flowprep.flow.cuda import TVL1, Brox, driver
 
 MODULES = dict.fromkeys((*TVL1.kernels, *Brox.kernels))
 
 
 def compiled(kernel: Any, types: tuple[Any, ...], architecture: tuple[int, int]) -> str:
     """PTX of ``kernel`` for a compute capability, made with the options that the package makes it with."""
+    from numba import cuda
+
     options = {name: kernel.targetoptions[name] for name in ("fastmath", "launch_bounds")}
     ptx, _ = cuda.compile(kernel.py_func, types, cc=architecture, device=False, abi="numba", **options)
     return str(ptx)
@@ -34,6 +34,8 @@ def compiled(kernel: Any, types: tuple[Any, ...], architecture: tuple[int, int])
 
 def machine_code(ptx: str, architecture: tuple[int, int]) -> dict[str, int]:
     """Registers of a thread; bytes spilled, and local memory, of a thread; bytes of shared memory of a block."""
+    from cuda.bindings import nvjitlink
+
     options = ["-arch=sm_{}{}".format(*architecture), "-O3", "-verbose", "-Xptxas=-v"]
     link = nvjitlink.create(len(options), options)
     try:
@@ -53,6 +55,16 @@ def machine_code(ptx: str, architecture: tuple[int, int]) -> dict[str, int]:
     return {name: int(match[1]) if (match := re.search(form, log)) else 0 for name, form in found.items()}
 
 
+def capability(text: str) -> tuple[int, int]:
+    """One that CUDA compiles for. Raises UsageError for others."""
+    from numba.cuda.cudadrv.nvrtc import get_supported_ccs
+
+    known: dict[str, tuple[int, int]] = {"{}.{}".format(*one): one for one in get_supported_ccs()}
+    if text not in known:
+        raise UsageError(f"--architecture {text}: CUDA compiles for {', '.join(known)}.")
+    return known[text]
+
+
 def measure(architecture: tuple[int, int]) -> dict[str, dict[str, int]]:
     rows = {}
     for name in MODULES:
@@ -66,11 +78,12 @@ def measure(architecture: tuple[int, int]) -> dict[str, dict[str, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--architecture", default="9.0", help="compute capability, 7.5 to 12.0")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--architecture", default="9.0", help="compute capability, as 7.5")
+    parser.add_argument("--json", type=target, help="write the figures there too")
     options = parser.parse_args()
-    major, minor = options.architecture.split(".")
-    rows = measure((int(major), int(minor)))
+    if reason := driver.uncompilable():
+        raise RefusedError(reason)
+    rows = measure(capability(options.architecture))
     columns = ("threads", "registers", "spilled", "local", "shared")
     print(
         f"| kernel, compute capability {options.architecture} | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|"
@@ -82,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

@@ -1,10 +1,12 @@
 # flowprep on NVIDIA GPUs: its own kernels, and OpenCV's, which no package has: it is built here from its sources, in
 # an hour or more. From the folder above this one, for the GPUs at hand alone, which is about three times as fast
 # (nvidia-smi --query-gpu=compute_cap --format=csv,noheader names their type):
-#   docker build --file docker/cuda.Dockerfile --tag flowprep-cuda --build-arg CUDA_ARCH_BIN=9.0 .
+#   docker build --file docker/cuda.Dockerfile --tag flowprep-cuda \
+#       --build-arg CUDA_ARCH_BIN=9.0 --build-arg CUDA_ARCH_PTX= .
 #   docker run --rm --gpus all --volume "$PWD/videos:/data/videos:ro" --volume "$PWD/out:/data/out" \
 #       --user "$(id -u):$(id -g)" flowprep-cuda extract /data/videos /data/out/flow.zarr --backend auto
-# The driver of the machine must be 580 or newer, its GPUs of compute capability 7.5 or more.
+# The driver of the machine must be 580 or newer, its GPUs of compute capability 7.5 or more. This file has never been
+# built: docs/opencv-cuda.md says what of it was.
 FROM nvidia/cuda:13.0.2-devel-ubuntu24.04 AS build
 # Ubuntu's release keeps one version of each.
 # hadolint ignore=DL3008
@@ -14,7 +16,7 @@ RUN apt-get update \
 RUN python3 -m venv /opt/flowprep
 # The version of constraints.txt; a number of its own, so that nothing else that changes there builds OpenCV anew.
 ARG OPENCV_VERSION=5.0.0.93
-# Types of GPUs by compute capability: those that get machine code, and one for later types to compile from.
+# Types of GPUs by compute capability: those that get machine code, and one for later types to compile from; "" = none.
 ARG CUDA_ARCH_BIN="7.5;8.0;8.6;8.9;9.0;10.0;12.0"
 ARG CUDA_ARCH_PTX="12.0"
 # The modules that flowprep calls and what these need; of CUDA what TV-L1 and Brox need, which is neither cuBLAS nor
@@ -38,9 +40,10 @@ COPY flowprep flowprep
 RUN /opt/flowprep/bin/pip install --no-cache-dir --constraint constraints.txt --no-build-isolation ".[cuda]" \
     && /opt/flowprep/bin/pip uninstall --yes opencv-contrib-python \
     && /opt/flowprep/bin/pip install --no-cache-dir --no-deps /wheels/*.whl
-# Here there is no GPU: only what it was built with can be seen.
+# Here there is no GPU: only what it was built with can be seen, and that there is what compiles flowprep's own kernels.
 RUN /opt/flowprep/bin/python -c \
-    "import cv2; cv2.cuda.OpticalFlowDual_TVL1_create, cv2.cuda.BroxOpticalFlow_create; from flowprep.flow import cuda"
+        "import cv2; cv2.cuda.OpticalFlowDual_TVL1_create, cv2.cuda.BroxOpticalFlow_create" \
+    && /opt/flowprep/bin/python -c "import sys; from flowprep.flow.cuda import driver; sys.exit(driver.uncompilable())"
 
 FROM nvidia/cuda:13.0.2-runtime-ubuntu24.04
 # Process 1 hands signals on and clears up after orphans. Ubuntu's release keeps one version of each.

@@ -12,15 +12,17 @@ import psutil
 
 from flowprep import flow, nvidia, opencv, quantise
 from flowprep.config import METHODS
-from flowprep.devices import gpus
+from flowprep.devices import gpus, objection
 from flowprep.errors import RefusedError
 from flowprep.flow.choosing import choose
 from flowprep.flow.opencv_build import cuda_devices, cuda_of
 from flowprep.versions import versions
-from flowprep.wording import plural
+from flowprep.wording import LISTED, plural, printable
 
 # What, what was found, and whether that is good; None = it is not here, and need not be.
 Finding = tuple[str, str, bool | None]
+
+FAR = 0.5  # px: flow that is so far off is not that of the clip
 
 
 def diagnose(folder: Path, say: Callable[[str], None]) -> Iterator[Finding]:
@@ -52,7 +54,7 @@ def warm(say: Callable[[str], None]) -> Iterator[Finding]:
             yield f"kernels {name}", f"cannot be kept: {folder}", False
         else:
             yield f"kernels {name}", f"ready in {time.monotonic() - start:.1f} s, kept in {folder}", True
-    if nvidia.describe():
+    if gpus():
         yield from _warm_gpu(say)
 
 
@@ -83,13 +85,25 @@ def _opencv() -> Iterator[Finding]:
 
 
 def _gpus() -> Iterator[Finding]:
-    found = nvidia.describe()
-    for gpu in found:
+    found, trouble = nvidia.describe()
+    for gpu in found[:LISTED]:
         yield f"gpu {gpu.number}", str(gpu), True
-    if not found:
+    if len(found) > LISTED:
+        yield "gpus", f"and {len(found) - LISTED:,} more", True
+    if trouble:
+        yield "nvidia-smi", trouble, False if found else None
+    usable, wrong, visible = gpus(), objection(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    in_use = ", ".join(usable) or "none"
+    if wrong:
+        yield "gpus in use", f"{in_use}: {wrong}", False
+    elif found and visible is not None:
+        yield "gpus in use", f"{in_use} (CUDA_VISIBLE_DEVICES={printable(visible)})", bool(usable) or None
+    elif found and len(usable) < len(found):
+        yield "gpus in use", f"{in_use}: CUDA shows no others to this process", bool(usable) or None
+    elif usable and not found:
+        yield "gpus in use", f"{in_use}; nvidia-smi does not say what they are", True
+    elif not found:
         yield "gpu", "none, or no NVIDIA driver for it", None
-    elif (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        yield "gpus in use", f"{', '.join(gpus()) or 'none'} (CUDA_VISIBLE_DEVICES={visible})", bool(gpus()) or None
 
 
 def _video() -> Iterator[Finding]:
@@ -133,7 +147,7 @@ def _choices() -> Iterator[Finding]:
 
 
 def _trial(method: str, backend: str, say: Callable[[str], None]) -> str:
-    """Flow of a clip that moves by (2, 0): what it measures there."""
+    """Flow of a clip that moves by (2, 0): what it measures there. Raises RefusedError where that is another motion."""
     import numpy as np
 
     from flowprep.synthetic import Motion, render
@@ -144,7 +158,10 @@ def _trial(method: str, backend: str, say: Callable[[str], None]) -> str:
     algorithm.warm(say)
     field = algorithm.flow(np.rint(grey).astype(np.uint8))[0]
     u, v = (float(np.median(field[c])) for c in (0, 1))
-    return f"works (a shift of 2.00, 0.00 px is measured as {u:.2f}, {v:z.2f})"
+    measured = f"a shift of 2.00, 0.00 px is measured as {u:.2f}, {v:z.2f}"
+    if not max(abs(u - 2), abs(v)) < FAR:
+        raise RefusedError(f"computes what is not there: {measured}.")
+    return f"works ({measured})"
 
 
 def _machine(folder: Path) -> Iterator[Finding]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from flowprep.processes import TAIL, how_it_ended, last_words
+from flowprep.wording import printable
 
 PROC = Path("/proc/driver/nvidia")
 QUERY = [
@@ -14,7 +18,8 @@ QUERY = [
     "--query-gpu=index,name,memory.total,compute_cap,driver_version",
     "--format=csv,noheader,nounits",
 ]
-SECONDS = 30.0  # for nvidia-smi to answer; a sleeping GPU wakes up slowly
+SECONDS = 15.0  # for nvidia-smi to answer: sleeping GPUs wake up one after the other
+FAREWELL_SECONDS = 1.0
 
 
 class GPU(NamedTuple):
@@ -30,22 +35,63 @@ class GPU(NamedTuple):
         memory = f"{self.memory / 1024:.1f} GiB" if self.memory else ""
         capability = f"compute capability {self.capability}" if self.capability else ""
         driver = f"driver {self.driver}" if self.driver else ""
-        return ", ".join(filter(None, (self.name, memory, capability, driver)))
+        return ", ".join(filter(None, (self.name or "a GPU", memory, capability, driver)))
 
 
-def describe(proc: Path = PROC) -> list[GPU]:
-    """All GPUs of the driver, whatever CUDA_VISIBLE_DEVICES says; empty where there is no driver."""
-    try:
-        done = subprocess.run(QUERY, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):  # not there, too old for the question, or the driver hangs
-        return _from_proc(proc)
-    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
-    return [GPU(row[0], row[1], int(row[2]) if row[2].isdecimal() else 0, *row[3:]) for row in rows if len(row) == 5]
+class Driver(NamedTuple):
+    """All GPUs of the driver, whatever CUDA_VISIBLE_DEVICES says; none where there is no driver."""
+
+    gpus: list[GPU]
+    trouble: str = ""  # with nvidia-smi, in words; "" also where there is none
+
+
+def describe(proc: Path = PROC) -> Driver:
+    """Ask nvidia-smi; where it does not say, what the driver's part in the kernel knows."""
+    said, trouble = _ask()
+    found = _rows(said)
+    if said and not found:
+        trouble = f"lists no GPU: {printable(' '.join(said.split()))[:TAIL]}"
+    return Driver(found or _from_proc(proc), trouble)
+
+
+def _ask() -> tuple[str, str]:
+    """What nvidia-smi prints, and what is wrong with it; both "" where there is none."""
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(QUERY, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+            code = process.wait(SECONDS)
+        except FileNotFoundError:
+            return "", ""
+        except OSError as error:
+            return "", f"cannot be started: {error.strerror}"
+        except subprocess.TimeoutExpired:
+            process.kill()
+            with suppress(subprocess.TimeoutExpired):  # what hangs in the driver cannot be killed
+                process.wait(FAREWELL_SECONDS)
+            return "", f"has not answered for {SECONDS:g} s: the driver hangs, or the GPU does"
+        if code:
+            return "", f"fails ({how_it_ended(code)}): {printable(last_words(output))}"
+        output.seek(0)
+        return output.read().decode(errors="replace"), ""
+
+
+def _rows(said: str) -> list[GPU]:
+    rows = [[printable(cell.strip()) for cell in line.split(",")] for line in said.splitlines()]
+    found = []
+    for number, *name, memory, capability, driver in (row for row in rows if len(row) >= 5 and row[0].isdecimal()):
+        size = int(memory) if re.fullmatch(r"\d{1,9}", memory) else 0
+        found.append(GPU(number, _known(", ".join(name)), size, _known(capability), _known(driver)))
+    return found
+
+
+def _known(cell: str) -> str:
+    """Without what nvidia-smi says in place of a value, as "[N/A]"."""
+    return "" if cell.startswith("[") else cell
 
 
 def _from_proc(proc: Path) -> list[GPU]:
     with suppress(OSError):
-        version = re.search(r"\b(\d{3,}\.[\d.]*\d)", (proc / "version").read_text())
+        version = re.search(r"\b(\d{3,}\.[\d.]*\d)", (proc / "version").read_text(errors="replace"))
         folders = sorted((proc / "gpus").iterdir())
         return [
             GPU(str(number), _model(folder), driver=version[1] if version else "")
@@ -55,5 +101,5 @@ def _from_proc(proc: Path) -> list[GPU]:
 
 
 def _model(folder: Path) -> str:
-    found = re.search(r"^Model:\s*(.+)$", (folder / "information").read_text(), re.M)
-    return found[1].strip() if found else "a GPU"
+    found = re.search(r"^Model:\s*(.+)$", (folder / "information").read_text(errors="replace"), re.M)
+    return printable(found[1].strip()) if found else ""

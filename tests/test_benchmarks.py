@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from benchmarks import flow_gpu, gpu_code
+from benchmarks.arguments import told
+from flowprep.flow.cuda import driver
 from flowprep.flow.files import write_flo
 from flowprep.opencv import load
 from flowprep.synthetic import Motion, render
@@ -82,3 +88,44 @@ def test_codecs(tmp_path: Path) -> None:
     for finer, coarser in pairwise(steps):
         assert finer["ratio"] < coarser["ratio"] and finer["mean"] < coarser["mean"]
     assert set(result["gain"]) == {"paper 92", "jpeg 92"}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "arguments", "words"),
+    [
+        ("gpu_code", "--architecture 9", "--architecture 9: CUDA compiles for 7.5, 8.0, "),
+        ("gpu_code", "--architecture 5.0", "CUDA compiles for"),
+        ("gpu_code", "--json /nowhere/a.json", "'/nowhere/a.json' cannot be written"),
+        ("flow_gpu", "", "the following arguments are required: videos"),
+        ("flow_gpu", "/nowhere", "'/nowhere' is not there"),
+        ("flow_gpu", "VIDEOS --batches 1,x", "'x' is no number from 1 on"),
+        ("flow_gpu", "VIDEOS --rounds 0", "'0' is no number from 1 on"),
+        ("flow_gpu", "VIDEOS --middlebury VIDEOS", "no sequence with flow10.flo"),
+        ("flow_gpu", "VIDEOS/clip.mp4 --extract", "takes a folder of videos, which is named first"),
+        ("flow_gpu", "VIDEOS/notes.txt", "notes.txt: "),
+        ("flow_gpu", "VIDEOS --batches 8", "no video of 9 frames or more below"),
+    ],
+)
+def test_wrong_arguments_end_in_a_sentence(
+    benchmark: str,
+    arguments: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_video(tmp_path / "clip.mp4", render(Motion("right"), seed=3, frames=2, height=32, width=32).frames)
+    (tmp_path / "notes.txt").write_text("not a video")
+    monkeypatch.setattr(driver, "unavailable", lambda: "")
+    monkeypatch.setattr("sys.argv", [benchmark, *arguments.replace("VIDEOS", str(tmp_path)).split()])
+    with pytest.raises(SystemExit) as ended:
+        told({"flow_gpu": flow_gpu, "gpu_code": gpu_code}[benchmark].main)
+    assert ended.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("benchmark", ["gpu", "flow_gpu"])
+def test_without_a_gpu_there_is_nothing_to_measure(benchmark: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", *([tmp_path] if benchmark == "flow_gpu" else [])]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 65 and len(done.stderr.splitlines()) == 1, done.stderr

@@ -7,15 +7,13 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from flowprep import __version__, devices, shard
+from flowprep import __version__, shard
 from flowprep.annotations import read_source
 from flowprep.config import ClusterConfig, build
-from flowprep.devices import gpus
 from flowprep.errors import FlowprepError, RefusedError, StoreError, UnfinishedError, UsageError
 from flowprep.extract import file_sha256
 from flowprep.plan import estimate, make_plan
@@ -218,29 +216,6 @@ def test_tls_with_files_that_are_not_there(videos: Path, tmp_path: Path) -> None
 # --- GPUs ---
 
 
-@pytest.mark.parametrize(
-    ("visible", "expected"),
-    [
-        ("0,1,3", ["0", "1", "3"]),
-        (" 2 , 0 ", ["2", "0"]),
-        ("GPU-8f6b,MIG-1a/2/3", ["GPU-8f6b", "MIG-1a/2/3"]),
-        ("0,-1,1", ["0"]),
-        ("-1", []),
-        ("", []),
-        ("NoDevFiles", []),
-    ],
-)
-def test_the_gpus_that_the_environment_allows(visible: str, expected: list[str]) -> None:
-    assert gpus({"CUDA_VISIBLE_DEVICES": visible}) == expected
-
-
-def test_the_gpus_that_the_driver_has(tmp_path: Path) -> None:
-    assert gpus({}, tmp_path / "none") == []
-    for name in ("0000:01:00.0", "0000:02:00.0"):
-        (tmp_path / name).mkdir()
-    assert gpus({}, tmp_path) == ["0", "1"]
-
-
 GPU = {**MISBEHAVE, "FLOWPREP_TEST_SHARD_SECONDS": "0.001"}
 
 
@@ -260,24 +235,6 @@ def test_on_a_cluster_only_workers_with_a_gpu_work(videos: Path, tmp_path: Path)
         done = flowprep("extract", videos, tmp_path / "out.zarr", *METHOD, *options, env=driver)
     assert done.returncode == 0, done.stderr
     assert seen(tmp_path / "log") == {"5"}
-
-
-@pytest.fixture
-def fresh_turns() -> Iterator[None]:
-    devices._turns.cache_clear()
-    yield
-    devices._turns.cache_clear()
-
-
-def test_gpus_take_turns(monkeypatch: pytest.MonkeyPatch, fresh_turns: None) -> None:  # noqa: ARG001
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
-    assert [devices.next_gpu() for _ in range(5)] == ["1", "2", "1", "2", "1"]
-
-
-def test_no_gpu(monkeypatch: pytest.MonkeyPatch, fresh_turns: None) -> None:  # noqa: ARG001
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(RefusedError, match="has no GPU that can be used: see nvidia-smi, .*--backend cpu"):
-        devices.next_gpu()
 
 
 # --- what a worker must have in common with the driver ---

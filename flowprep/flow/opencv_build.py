@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from flowprep import opencv
+from flowprep.devices import objection
 from flowprep.errors import RefusedError
 
 # All of them bring the folder cv2/: the one that was installed last has written over the others.
@@ -109,6 +110,8 @@ def _no_gpu(cv2: ModuleType) -> str:
         oldest = FIRST_DRIVER.get(cuda_of(cv2).split(".")[0])
         needed = f" (it needs {oldest} or newer)" if oldest else ""
         return f"{has}, but the NVIDIA driver is missing or too old for it{needed}; nvidia-smi says which there is."
+    if wrong := objection():
+        return f"{has}, but not what was asked for: {wrong}."
     if not count:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         shown = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import Any
+
+from flowprep.devices import objection
 
 INSTALL = "pip install 'flowprep[cuda]'"
 COMPILER = ("nvvm", "nvJitLink", "nvrtc")  # libraries that kernels are compiled by
@@ -12,11 +15,11 @@ CAPABILITY = (7, 5)  # Turing, the oldest GPUs that CUDA 13 compiles for
 
 
 def unavailable() -> str:
-    """Why the first GPU that this process sees cannot run the kernels; "" where it can."""
-    if find_spec("numba_cuda") is None or find_spec("cuda") is None or find_spec("cuda.bindings") is None:
-        return f"numba-cuda is not installed: {INSTALL}"
+    """Why the GPUs that this process sees cannot run the kernels; "" where all of them can."""
+    if not_installed := _not_installed():
+        return not_installed
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        return ""  # on the processor, thread by thread
+        return objection()  # it runs on the processor, thread by thread
     from cuda.bindings import driver
 
     try:
@@ -24,24 +27,46 @@ def unavailable() -> str:
     except (RuntimeError, OSError):  # what cuda.bindings says of a library that is not there is a RuntimeError
         return "no NVIDIA driver is installed (libcuda.so.1 is not found)"
     if done == driver.CUresult.CUDA_ERROR_NO_DEVICE:
-        return "the driver finds no GPU that this process may use (nvidia-smi lists all, CUDA_VISIBLE_DEVICES chooses)"
+        return objection() or (
+            "the driver finds no GPU that this process may use (nvidia-smi lists all, CUDA_VISIBLE_DEVICES chooses)"
+        )
     if done != driver.CUresult.CUDA_SUCCESS:
         return f"the NVIDIA driver does not start: {done.name}"
+    return objection() or _no_compiler() or _too_old(driver)
+
+
+def uncompilable() -> str:
+    """Why kernels cannot be compiled here, for which no GPU is needed; "" where they can."""
+    return _not_installed() or _no_compiler()
+
+
+def _not_installed() -> str:
+    packages = ("numba_cuda", "cuda", "cuda.bindings")
+    return "" if all(map(find_spec, packages)) else f"numba-cuda is not installed: {INSTALL}"
+
+
+def _no_compiler() -> str:
     missing = [name for name in COMPILER if not _loads(name)]
-    if missing:
-        return f"{', '.join(missing)} of CUDA cannot be loaded: {INSTALL}"
+    return f"{', '.join(missing)} of CUDA cannot be loaded: {INSTALL}" if missing else ""
+
+
+def _too_old(driver: Any) -> str:
+    """What is: the driver for the compiler, or a GPU."""
     _, newest = driver.cuDriverGetVersion()
     compiler = int(version("cuda-bindings").split(".")[0])
     if newest // 1000 < compiler:
+        older = "; or in a new environment what fits this one: pip install 'flowprep[cuda12]'"
         return (
             f"the driver is for CUDA {newest // 1000}.{newest % 1000 // 10}, the kernels are compiled with CUDA "
-            f"{compiler}: install a newer driver, or in a new environment what fits this one: pip install "
-            f"'flowprep[cuda{newest // 1000}]'"
+            f"{compiler}: install a newer driver{older if newest >= 12000 else ''}"
         )
-    _, gpu = driver.cuDeviceGet(0)
-    capability = _capability(gpu)
-    if capability < CAPABILITY:
-        return "{} has compute capability {}.{}, {}.{} is the least".format(_name(gpu), *capability, *CAPABILITY)
+    _, count = driver.cuDeviceGetCount()
+    for _, gpu in map(driver.cuDeviceGet, range(count)):
+        if (capability := _capability(gpu)) < CAPABILITY:
+            others = "; name the others in CUDA_VISIBLE_DEVICES" if count > 1 else ""
+            return "{} has compute capability {}.{}, {}.{} is the least{}".format(
+                _name(gpu), *capability, *CAPABILITY, others
+            )
     return ""
 
 
