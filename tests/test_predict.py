@@ -233,28 +233,6 @@ def test_the_order_in_which_stacks_were_made_and_stored_anew() -> None:
         assert len(said) == bool(words) and words in "".join(said)
 
 
-def test_a_backend_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = FlowConfig("tvl1", "opencv", "forward", {"warps": 3, "gamma": 0.0})
-    settings = replace(SETTINGS, flow=before, engine="opencv 3.1.0")
-    stream = Stream(StreamConfig("temporal"), settings)
-    monkeypatch.setattr("flowprep.flow.opencv.TVL1.unavailable", classmethod(lambda _: "no optflow"))
-    said: list[str] = []
-    ((found,),) = recipes([stream], said.append)
-    assert found.flow.backend == "cpu" and found.flow.parameters["warps"] == 3
-    assert len(said) == 1 and "opencv 3.1.0" in said[0] and flow.find("tvl1", "cpu").engine() in said[0]
-    ((found,),) = recipes(
-        [Stream(stream.config, replace(settings, flow=replace(before, backend="later")))], said.append
-    )
-    assert found.flow.backend == "cpu"
-    # Frames do not need it.
-    said.clear()
-    monkeypatch.setattr("flowprep.flow.cpu.TVL1.unavailable", classmethod(lambda _: "no compiler"))
-    recipes([Stream(StreamConfig("spatial"), settings)], said.append)
-    assert not said
-    with pytest.raises(RefusedError, match="tvl1 cannot run here.*no compiler"):
-        recipes([stream], said.append)
-
-
 # --- what cannot be predicted ---
 
 

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flowprep import flow
 from flowprep.annotations import Source
@@ -38,6 +38,10 @@ from flowprep.types import Video
 IDLE_FLOW = FlowConfig("dis", "opencv", "forward", {"preset": "ultrafast"})
 IDLE_SIZE = f"{MIN_SIDE}x{MIN_SIDE}"
 RUN = RunConfig(workers=1, max_failed="100%")
+# Of TV-L1. What OpenCV's class for GPUs calls iterations is a single block of them, with no median filter before it.
+ONE_BLOCK = {"outer_iterations": 1, "median_filtering": 1}
+# A parameter with which a backend that has it does what one does that has it not.
+UNUSED = {"preset": "opencv", "gamma": 0.0, "presmoothing": 0.0}
 HERE = ClusterConfig("batch", task="0/1")  # a single video needs no scheduler
 
 
@@ -191,13 +195,28 @@ def _on_this_machine(settings: Settings, say: Callable[[str], None]) -> tuple[Fl
         algorithm = flow.find(chosen.method, chosen.backend)
     except (RefusedError, UsageError):
         algorithm = flow.find(chosen.method)
-    known = {item.name.rstrip("_") for item in dataclasses.fields(algorithm.parameters_type)}
-    parameters = {name: value for name, value in chosen.parameters.items() if name in known}
     engine = algorithm.engine()
-    if engine != settings.engine:
-        say(
-            f"Warning: the network was trained on {chosen.method} flow by {settings.engine}, here it is computed by "
-            f"{engine}: scores may differ a little."
-        )
-    full = algorithm.parameters_type.of(chosen.method, parameters, algorithm.backend).to_json()
+    change = f"the network was trained on {chosen.method} flow by {settings.engine}, here it is computed by {engine}"
+    parameters, lost = _in_terms_of(algorithm.parameters_type, chosen.parameters)
+    if preset := lost.get("preset"):
+        raise RefusedError(f"{change}, which has no preset={preset}. See flowprep doctor for what is missing.")
+    try:
+        full = algorithm.parameters_type.of(chosen.method, parameters, algorithm.backend).to_json()
+    except UsageError as error:
+        raise RefusedError(f"{change}, which does not take its parameters: {error}") from None
+    if lost:
+        without = ", ".join(f"{name}={value}" for name, value in lost.items())
+        say(f"Warning: {change}, which has no {without}: scores may differ.")
+    elif engine != settings.engine:
+        say(f"Warning: {change}: scores may differ a little.")
     return replace(chosen, backend=algorithm.backend, parameters=full), engine
+
+
+def _in_terms_of(wanted: type[flow.Parameters], given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of one backend as those of another: what is ``wanted`` there, and what it cannot have."""
+    names = {item.name.rstrip("_") for item in dataclasses.fields(wanted)}
+    if "iterations" in given and "iterations" not in names:
+        given = {**given, **ONE_BLOCK, "inner_iterations": given["iterations"]}
+        del given["iterations"]
+    lost = {name: value for name, value in given.items() if name not in names and value != UNUSED.get(name)}
+    return {name: value for name, value in given.items() if name in names}, lost
