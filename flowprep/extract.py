@@ -130,7 +130,7 @@ class Extractor:
                 break
             grey = block.grey if last is None else np.concatenate([last, block.grey])
             last = grey[-1:].copy()
-            pairs = self._maker.pairs_in_a_second(*grey.shape[1:])  # a slow method must show signs of life
+            pairs = self._maker.pairs_in_a_call(*grey.shape[1:])  # a slow method must show signs of life
             for start in range(0, len(grey) - 1, pairs):
                 frames = grey[start : start + pairs + 1]
                 with stages.time("flow"):
@@ -163,7 +163,7 @@ class _Here:
     def __init__(self, config: FlowConfig) -> None:
         self._direction = config.direction
         self._algorithm = flow.configured(config)
-        self.pairs_in_a_second = self._algorithm.pairs_in_a_second
+        self.pairs_in_a_call = self._algorithm.pairs_in_a_call
 
     def begin(self, frames: NDArray[np.uint8], _done: int) -> Part:
         return partial(self._fields, frames)
@@ -184,7 +184,7 @@ class _Elsewhere:
 
     def __init__(self, remote: RemoteFlow) -> None:
         self._remote = remote
-        self.pairs_in_a_second = remote.pairs_in_a_second
+        self.pairs_in_a_call = remote.pairs_in_a_call
 
     def begin(self, frames: NDArray[np.uint8], done: int) -> Part:
         """``done``: pairs of the video before these."""

@@ -4,54 +4,47 @@ A decoder fed with a damaged file can crash, hang or eat all memory. So every vi
 the worker owns, with a memory limit and a limit on silence. A video that kills its child gets a fresh one and one more
 chance; if it kills that too, the fault is its own and its verdict says how.
 
-    parent                                   child  (python -P -m flowprep.sandbox)
+    parent                                   child  (child.py)
     Sandbox.extract(job)  --- JSON line -->  stdin
                           <-- JSON lines --  {"progress": 12} ... {"row": {...}} | {"failed": kind, "text": ...}
 
 The child ends when its stdin does: whoever kills the parent, no child outlives it.
 
-Where flow is computed on a GPU, the child hands its frames to the process that owns it (gpu/). It gets an open
-connection to that; where that fails, the video is tried again, and no verdict comes of it.
+Where flow is computed on a GPU, the child hands its frames to the process that owns it (gpu/), by a connection that it
+is given. Where that process ends, or gives no sign of life while the child waits for it, the video is tried again. Only
+one that is there each time is suspected, and tried alone, after frames that no GPU fails on: if the process ends with
+it then, too, the fault is its own.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import os
-import queue
-import resource
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from flowprep.config import Settings
-from flowprep.errors import RefusedError, StoreError, UnfinishedError, Verdict, VideoError
+from flowprep.errors import RefusedError, StoreError, UnfinishedError, Verdict
 from flowprep.gpu import owner
 from flowprep.gpu.owner import GPUProcess
-from flowprep.gpu.wire import ServerLostError
-from flowprep.processes import ENVIRONMENT, POLL, START_SECONDS, TAIL, how_it_ended, last_words
+from flowprep.processes import ENVIRONMENT, POLL, START_SECONDS, how_it_ended, last_words
 from flowprep.types import LedgerRow, Probe
-
-if TYPE_CHECKING:
-    from flowprep.gpu.client import RemoteFlow
 
 AWAY = 2.0  # s from one look to the next that only a suspended process takes
 VIDEOS_PER_CHILD = 500  # then a fresh one: a slow leak in a decoder must not add up
 STRIKES = 2  # tries before a crash, a hang or a want of memory is the video's own fault
 KILLS = 6  # tries before SIGKILL is: it mostly comes from outside (a person, a job manager, the kernel short of memory)
-OVER_MEMORY = "over the memory limit of its process (--memory-limit)"
+LOSSES = 3  # of the process of the GPU before that is: the last time the video is computed alone
 
 STOP = threading.Event()  # set by a driver that was told to end: every wait in this process gives up
 
@@ -66,7 +59,7 @@ class Limits:
 
 class ChildError(Exception):
     """The child did not answer. ``verdict`` is what that means if the video is to blame; ``outside``: it hardly is;
-    ``gpu``: it never is, but the process of the GPU."""
+    ``gpu``: the process of the GPU was lost."""
 
     def __init__(self, verdict: Verdict, reason: str, *, outside: bool = False, gpu: bool = False) -> None:
         super().__init__(reason)
@@ -103,6 +96,7 @@ class Sandbox:
         self._errors: IO[bytes] | None = None
         self._buffer = b""
         self._videos = 0
+        self._waits = False  # the child does, for the process of the GPU
 
     def extract(
         self,
@@ -137,7 +131,7 @@ class Sandbox:
         self, job: dict[str, Any], progress: Callable[[int], None], folder: Path | None = None
     ) -> tuple[dict[str, Any] | ChildError, int]:
         """The answer to ``job``, or the error that it keeps ending in; and the number of tries."""
-        strikes = kills = failures = counted = 0
+        strikes = kills = losses = accidents = counted = 0
 
         def count(fields: int) -> None:
             nonlocal counted
@@ -148,22 +142,37 @@ class Sandbox:
             for leftover in folder.iterdir() if folder else ():
                 leftover.unlink()
             try:
-                answer = self._ask(job, count)
+                answer = self._compute(job, count, alone=losses == LOSSES - 1) if self._gpu else self._ask(job, count)
             except ChildError as error:
                 self.close()
                 count(-counted)  # the next try begins at the first field again
                 if self._gpu and error.gpu:
-                    self._gpu.failed(self._gpu_start, error.reason, _give_up)
-                    failures += 1
-                    continue
-                kills += error.outside
-                strikes += not error.outside
-                if strikes >= STRIKES or kills >= KILLS:
-                    return error, strikes + kills + failures
+                    loss = self._gpu.lost(self._gpu_start, _give_up, blameless=error.outside)
+                    losses += not loss.blameless
+                    accidents += loss.blameless
+                    error.reason = f"the process of the GPU ended {LOSSES} times with this video: {loss.words}"
+                else:
+                    kills += error.outside
+                    strikes += not error.outside
+                if strikes >= STRIKES or kills >= KILLS or losses >= LOSSES:
+                    return error, strikes + kills + losses + accidents
             else:
-                if self._gpu:
+                if self._gpu and counted:
                     self._gpu.done()
-                return answer, 1 + strikes + kills + failures
+                return answer, 1 + strikes + kills + losses + accidents
+
+    def _compute(self, job: dict[str, Any], progress: Callable[[int], None], *, alone: bool) -> dict[str, Any]:
+        """:meth:`_ask` for what is computed on the GPU; ``alone``: with no other video, on a GPU that works."""
+        assert self._gpu
+        with self._gpu.turn(_give_up, alone=alone):
+            if alone:
+                try:
+                    self._ask({"trial": job["settings"]}, progress)
+                except ChildError as error:
+                    error.outside = True  # the video has not begun
+                    raise
+                self._gpu.done()
+            return self._ask(job, progress)
 
     def close(self) -> None:
         """End the child, now."""
@@ -193,7 +202,9 @@ class Sandbox:
             raise self._death() from None
         while True:
             answer = self._read(self.limits.silence_seconds)
-            if "progress" in answer:
+            if "waits" in answer:
+                self._waits = answer["waits"]
+            elif "progress" in answer:
                 progress(answer["progress"])
             elif "failed" in answer:
                 raise _failure(answer["failed"], answer["text"])
@@ -205,8 +216,9 @@ class Sandbox:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._buffer = b""
         self._videos = 0
+        self._waits = False
         # -P: what lies in the working directory is not for importing.
-        command = [sys.executable, "-P", "-m", "flowprep.sandbox", str(self.limits.memory_mib)]
+        command = [sys.executable, "-P", "-m", "flowprep.child", str(self.limits.memory_mib)]
         with ExitStack() as handed_over:
             handles: tuple[int, ...] = ()
             if self._gpu:
@@ -253,7 +265,8 @@ class Sandbox:
                 deadline += now - looked  # a job that was suspended, as a whole: nobody was silent
             looked = now
             if now > deadline:
-                raise ChildError(Verdict.TIMEOUT, f"no new frame for {seconds:.0f} s (limit: --stall-seconds)")
+                reason = f"no new frame for {seconds:.0f} s (limit: --stall-seconds)"
+                raise ChildError(Verdict.TIMEOUT, reason, gpu=self._waits)
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
@@ -279,107 +292,3 @@ def _failure(kind: str, text: str) -> Exception:
     if kind == "gpu":
         return ChildError(Verdict.CRASHED, text, gpu=True)
     return ChildError(Verdict.MEMORY if kind == "memory" else Verdict.CRASHED, text)
-
-
-def main() -> None:
-    """The child: answers one job after another until stdin ends."""
-    faulthandler.enable()
-    limit = int(sys.argv[1]) * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Answers get a descriptor of their own; whatever a library prints goes to stderr.
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-
-    from flowprep import opencv
-
-    gpu = socket.socket(fileno=int(sys.argv[2])) if len(sys.argv) > 2 else None
-    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
-    workers: dict[str, Callable[..., LedgerRow]] = {}
-
-    def say(**answer: Any) -> None:
-        channel.write(json.dumps(answer) + "\n")
-
-    say(ready=True)
-    while True:
-        job = json.loads(jobs.get())
-        try:
-            if "probe" in job:
-                say(probe=_probe(Path(job["probe"])))
-                continue
-            key = json.dumps(job["settings"], sort_keys=True)
-            if key not in workers:
-                settings = Settings.from_json(job["settings"])
-                workers[key] = _worker(settings, _remote_flow(gpu, settings, lambda: say(progress=0)))
-            what = LedgerRow.from_json(job["source"]) if "source" in job else job["extract"]
-            row = workers[key](Path(job["path"]), what, Path(job["folder"]), lambda count: say(progress=count))
-            say(row=row.to_json())
-        except MemoryError:
-            say(failed="memory", text=OVER_MEMORY)
-        except StoreError as error:
-            say(failed="store", text=str(error))
-        except RefusedError as error:
-            say(failed="refused", text=str(error))
-        except ServerLostError as error:
-            say(failed="gpu", text=str(error))
-        except Exception as error:  # noqa: BLE001 - one video must not end the run
-            if isinstance(error, opencv.load().error) and error.code == opencv.load().Error.StsNoMem:
-                say(failed="memory", text=OVER_MEMORY)
-            else:
-                traceback.print_exc()
-                say(failed="crash", text=f"internal error, please report it: {type(error).__name__}: {error}"[:TAIL])
-
-
-def _remote_flow(gpu: socket.socket | None, settings: Settings, alive: Callable[[], None]) -> RemoteFlow | None:
-    """What computes the flow where ``gpu`` leads to."""
-    if gpu is None:
-        return None
-    from flowprep.gpu.client import RemoteFlow
-
-    return RemoteFlow(gpu, settings, alive)
-
-
-def _worker(settings: Settings, remote: RemoteFlow | None) -> Callable[..., LedgerRow]:
-    """What makes the rows of a video under ``settings``, its libraries loaded; ``remote``: what computes the flow."""
-    if settings.computes_flow and not remote:
-        _check_engine(settings)
-    if settings.derived:
-        from flowprep.derive import Deriver
-
-        return Deriver(settings, remote).derive
-    from flowprep.extract import Extractor
-
-    return Extractor(settings, remote).extract
-
-
-def _check_engine(settings: Settings) -> None:
-    """Raise RefusedError unless the engine that they name is what this machine has: one dataset, one engine."""
-    from flowprep import flow
-
-    here = flow.find(settings.flow.method, settings.flow.backend).engine()
-    if here != settings.engine:
-        raise RefusedError(
-            f"{socket.gethostname()} computes {settings.flow.method} with {here}, the run was started with "
-            f"{settings.engine}: install the same versions everywhere."
-        )
-
-
-def _probe(path: Path) -> dict[str, Any] | None:
-    from flowprep.video import probe
-
-    try:
-        return vars(probe(path))
-    except VideoError:
-        return None
-
-
-def _listen(jobs: queue.SimpleQueue[str]) -> None:
-    """Pass on jobs; when the parent is gone, so are we, whatever is being computed."""
-    for line in sys.stdin:
-        jobs.put(line)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,13 +14,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowprep import __version__, flow
+from flowprep import __version__, flow, nvidia
 from flowprep.config import Settings
 from flowprep.derive import planned_source, source_rows
 from flowprep.devices import next_gpu
@@ -116,7 +117,7 @@ def _extract_shard(work: Work, shard: int) -> ShardResult:
             attempt=uuid.uuid4().hex,
             host=socket.gethostname(),
             seconds=round(time.monotonic() - started, 3),
-            versions=versions(),
+            versions=versions() | (_gpus() if _gpu_needed(plan.settings) else {}),
             finished=round(time.time(), 3),
         )
         return publish(store, commit, files)
@@ -189,12 +190,22 @@ def _sandbox(limits: Limits, settings: Settings) -> Sandbox:
     if getattr(_thread, "needed", None) != (limits, settings):
         if hasattr(_thread, "sandbox"):
             _thread.sandbox.close()  # of another run, on a worker that serves several
-        chosen = settings.flow
-        on_gpu = settings.computes_flow and flow.find(chosen.method, chosen.backend, elsewhere=True).gpu
-        _thread.sandbox = Sandbox(limits, gpu_process(next_gpu()) if on_gpu else None)
+        _thread.sandbox = Sandbox(limits, gpu_process(next_gpu()) if _gpu_needed(settings) else None)
         _thread.needed = (limits, settings)
     box: Sandbox = _thread.sandbox
     return box
+
+
+def _gpu_needed(settings: Settings) -> bool:
+    return settings.computes_flow and flow.find(settings.flow.method, settings.flow.backend, elsewhere=True).gpu
+
+
+@cache
+def _gpus() -> dict[str, str]:
+    """What this machine's driver and GPUs are called, which have a hand in the bytes, too."""
+    found = nvidia.describe().gpus
+    known = {"nvidia-driver": {gpu.driver for gpu in found}, "gpu": {gpu.name for gpu in found}}
+    return {name: ", ".join(sorted(values)) for name, values in known.items() if any(values)}
 
 
 def _count_fields(count: int) -> None:

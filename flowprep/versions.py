@@ -9,8 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from flowprep import __version__
 
 OPENCV = ("opencv-contrib-python", "opencv-contrib-python-headless")  # one of the two
+CUDA = ("cuda-bindings", "cuda-core", "numba-cuda")
+COMPILERS = (  # of kernels for GPUs, by CUDA 13 and 12
+    *("nvidia-nvjitlink", "nvidia-nvvm"),
+    *("nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12"),
+)
 LIBRARIES = ("av", "dask", "distributed", "imagecodecs", "llvmlite", "numba", "numcodecs", "numpy")
-PACKAGES = (*LIBRARIES, *OPENCV, "pillow", "zarr")
+PACKAGES = (*CUDA, *COMPILERS, *LIBRARIES, *OPENCV, "pillow", "zarr")
 
 
 @cache

@@ -127,7 +127,7 @@ def _works(process: psutil.Process) -> bool:
 
 def is_child(process: psutil.Process) -> bool:
     """Whether it decodes videos, below a process that runs tasks."""
-    return _says(process, "flowprep.sandbox")
+    return _says(process, "flowprep.child")
 
 
 def _says(process: psutil.Process, word: str) -> bool:

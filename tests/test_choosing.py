@@ -12,7 +12,15 @@ from click.testing import CliRunner
 import flowprep
 from flowprep import flow
 from flowprep.cli import flowprep as group
-from flowprep.config import ExtractConfig, FlowConfig, Settings, SourceConfig, StorageConfig, VideoConfig
+from flowprep.config import (
+    ExtractConfig,
+    FlowConfig,
+    RunConfig,
+    Settings,
+    SourceConfig,
+    StorageConfig,
+    VideoConfig,
+)
 from flowprep.errors import RefusedError, UsageError
 from flowprep.flow import cpu
 from flowprep.flow.choosing import choose
@@ -205,6 +213,29 @@ def test_a_machine_that_would_take_another_backend_is_refused(begun: Path, machi
     assert f"{begun / 'out.zarr'} was begun on the backend cuda" in text
     assert "would now take cpu (flowprep kernels 1), because cuda: no GPU" in text
     assert "--backend cuda, where that runs, or write to another folder with --backend cpu" in text
+
+
+def test_a_complete_dataset_needs_its_backend_no_more(begun: Path, machine: Machine) -> None:
+    """Only what is left to do does; then nothing is planned."""
+    machine.has(cuda="no GPU.")
+
+    def again(run: RunConfig) -> driver.Extraction:
+        source, chosen = SourceConfig(str(begun / "videos")), FlowConfig("tvl1", "cuda", parameters=QUICK)
+        storage = StorageConfig(rgb=False)
+        config = ExtractConfig(source, str(begun / "out.zarr"), flow=chosen, storage=storage, run=run)
+        return driver.Extraction(config, lambda _: None, quiet=True)
+
+    assert derive(again(RunConfig())).shards_run == derive(again(RunConfig(retry_status="crashed"))).shards_run == 0
+    plans = sorted((begun / "out.zarr/.flowprep").glob("plan.*"))
+    with pytest.raises(RefusedError, match="tvl1 cannot run here. cuda: no GPU"):
+        derive(again(RunConfig(retry_status="undecodable")))
+    assert sorted((begun / "out.zarr/.flowprep").glob("plan.*")) == plans
+    next((begun / "out.zarr/.flowprep/commits").iterdir()).unlink()
+    with pytest.raises(RefusedError, match="tvl1 cannot run here. cuda: no GPU"):
+        derive(again(RunConfig()))
+    (begun / "out.zarr").rename(begun / "old.zarr")
+    with pytest.raises(RefusedError, match="tvl1 cannot run here. cuda: no GPU"):
+        again(RunConfig())
 
 
 def test_by_name_the_usual_refusal(begun: Path) -> None:

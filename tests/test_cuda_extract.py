@@ -10,12 +10,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flowprep.config import ExtractConfig, FlowConfig, SourceConfig
+from flowprep.errors import UsageError
+from flowprep.run.driver import Extraction
 from flowprep.store.reader import Dataset
 from flowprep.synthetic import Motion, render
 from flowprep.video import write_video
 
 LITTLE = {"nscales": 1, "warps": 1, "inner_iterations": 2, "outer_iterations": 1}
 COMMAND = [sys.executable, "-c", "from flowprep.cli import main; main()", "extract", "--quiet", "--short-side", "32"]
+
+
+def test_a_wrong_amount_of_memory_is_said_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+    monkeypatch.setenv("FLOWPREP_GPU_MEMORY", "lots")
+    out = tmp_path / "out.zarr"
+    config = ExtractConfig(SourceConfig(str(tmp_path)), str(out), flow=FlowConfig("tvl1", "cuda"))
+    with pytest.raises(UsageError, match="FLOWPREP_GPU_MEMORY=lots: give a number of MiB"):
+        Extraction(config, lambda _: None)
+    assert not out.exists()
 
 
 @pytest.mark.system

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +13,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flowprep import flow, quantise
+from flowprep.flow import opencv
 from flowprep.flow.batch import chains
-from flowprep.gpu.batching import Computer, Hosted, Work
+from flowprep.gpu.batching import Computer, Work
+from flowprep.gpu.hosted import Hosted
 from flowprep.gpu.memory import Request, SharedMemory
 from tests.command import await_
 from tests.gpu_data import DIS, HEIGHT, STORAGES, VIDEO, WIDTH, fields_of, request, settings
@@ -137,6 +139,44 @@ def test_what_waits_is_merged_in_the_order_in_which_it_came() -> None:
     hosted.go_on.set()
     assert [int(answer.result(10)["number"]) for answer in answers if answer is not given_up.out] == list(range(7))
     assert hosted.batches == [[0], [1, 3], [2, 6], [4, 5]]  # of ten pairs at most; two sizes
+
+
+class Greedy(opencv.DIS):
+    """Takes memory of the GPU for as long as it may: notes which thread took it, and which gave it back."""
+
+    at_once = 2
+    holders: ClassVar[list[tuple[Greedy, int]]] = []
+
+    def fields(self, frames: Any, first: Any, second: Any) -> Any:
+        holder = (self, threading.get_ident())
+        if holder not in self.holders:
+            self.holders.append(holder)
+        assert len(self.holders) <= 2 and len({thread for _, thread in self.holders}) == len(self.holders)
+        return super().fields(frames, first, second)
+
+    def give_back(self) -> None:
+        self.holders.remove((self, threading.get_ident()))
+
+
+def test_a_thread_holds_the_memory_of_one_algorithm_until_nobody_uses_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(flow.BACKENDS["dis"], "greedy", f"{__name__}:Greedy")
+    ended: list[BaseException] = []
+    computer = Computer(ended.append)
+    chosen = [settings(STORAGES[name], backend="greedy") for name in ("field", "blosc")]
+    hosted = [computer.enter(number, one).result(60) for number, one in enumerate(chosen)]
+    for _ in range(3):
+        works = [
+            Work(one, request(VIDEO[:3], "forward", storage.storage), VIDEO[:3], 2, 60.0)
+            for one, storage in zip(hosted, chosen, strict=True)
+            for _ in range(3)
+        ]
+        for answer in [computer.compute(work) for work in works]:
+            answer.result(60)
+        assert Greedy.holders and not ended
+    for number in range(2):
+        computer.leave(number)
+    await_(lambda: not Greedy.holders, "all memory given back")
+    assert not ended
 
 
 # --- memory ---

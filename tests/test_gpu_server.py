@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,17 @@ def process(environment: pytest.MonkeyPatch) -> Iterator[GPUProcess]:  # noqa: A
     process.close()
 
 
-def remote(process: GPUProcess, chosen: Settings | None = None, alive: Any = never, patience: float = 60) -> RemoteFlow:
-    return RemoteFlow(process.connect(patience, never).connection, chosen or settings(), alive)
+def deaf(_waits: bool) -> None:
+    """Hears of no wait."""
+
+
+def remote(process: GPUProcess, chosen: Settings | None = None, waits: Any = deaf, patience: float = 60) -> RemoteFlow:
+    return RemoteFlow(process.connect(patience, never).connection, chosen or settings(), waits)
 
 
 def check(computer: RemoteFlow, frames: np.ndarray, chosen: Settings) -> None:
     """What ``computer`` makes of ``frames`` in parts, two on their way at a time, is what this process makes."""
-    step = computer.pairs_in_a_second(*frames.shape[1:])
+    step = computer.pairs_in_a_call(*frames.shape[1:])
     starts = range(0, len(frames) - 1, step)
     waiting, found = [], []
     for start in [*starts, None, None]:
@@ -109,14 +113,25 @@ def test_large_frames(process: GPUProcess) -> None:
     frames[:, ::7, ::5] = 200
     computer = remote(process)
     check(computer, frames, settings())
-    with pytest.raises(VideoError, match="4000x4000 pixels: too large for the memory of the GPU"):
-        computer.pairs_in_a_second(4000, 4000)
+    with pytest.raises(VideoError, match="a pair of 4000x4000 pixels takes 5120 MiB of the GPU's memory, 2048 are"):
+        computer.pairs_in_a_call(4000, 4000)
     check(computer, VIDEO, settings())
+
+
+def test_room_for_one_pair_alone(environment: pytest.MonkeyPatch) -> None:
+    """Both directions are computed, one after the other."""
+    environment.setenv("FLOWPREP_TEST_GPU_PAIRS", "1")
+    little = GPUProcess("0")
+    try:
+        check(remote(little, settings(direction="both")), VIDEO[:4], settings(direction="both"))
+    finally:
+        environment.delenv("FLOWPREP_TEST_GPU_PAIRS")
+        little.close()
 
 
 def test_a_video_that_is_given_up_leaves_nothing_for_the_next(process: GPUProcess) -> None:
     computer = remote(process)
-    computer.pairs_in_a_second(HEIGHT, WIDTH)
+    computer.pairs_in_a_call(HEIGHT, WIDTH)
     for _ in range(2):
         for start in range(3):
             computer.begin(VIDEO[start : start + 3], 0, 16)
@@ -137,23 +152,28 @@ def test_children_that_go_or_run_wild_do_no_harm(process: GPUProcess) -> None:
         {"open": {"flow": 1}},
         {},
     ]
+    connection = process.connect(60, never).connection
+
+    def answer(packet: dict[str, Any], handle: int | None = None) -> dict[str, Any]:
+        wire.send(connection, packet, handle)
+        while "alive" in (found := wire.receive(connection)[0]):
+            pass
+        return found
+
+    assert "failed" not in answer(packets[0]) and "failed" not in answer(packets[1])
     for packet in packets[2:]:
-        connection = process.connect(60, never).connection
-        for sent in packets[:2]:
-            wire.send(connection, sent)
-            while "alive" in wire.receive(connection)[0]:
-                pass
-        wire.send(connection, packet)
-        _, handle = SharedMemory.make(4096)
-        with suppress(wire.LostError):
-            wire.send(connection, {"compute": good, "memory": 0}, handle)  # too small
-        os.close(handle)
-        with pytest.raises(wire.LostError):
-            wire.receive(connection)
-        connection.close()
+        failed = answer(packet)
+        assert failed["failed"] == "value" and failed["text"]
+    _, handle = SharedMemory.make(4096)
+    assert "do not fit" in answer({"compute": good, "memory": 0}, handle)["text"]
+    os.close(handle)
+    connection.send(b"no packet")
+    assert wire.receive(connection)[0]["failed"] == "value"
+    assert answer(packets[1]) == {"pairs": 24}
+    connection.close()
     for _ in range(3):  # gone while its frames are computed
         going = remote(process)
-        going.pairs_in_a_second(HEIGHT, WIDTH)
+        going.pairs_in_a_call(HEIGHT, WIDTH)
         going.begin(VIDEO, 0, 16)
         going._connection.close()
     check(steady, VIDEO, settings())
@@ -173,10 +193,12 @@ def test_signs_of_life(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("FLOWPREP_TEST_GPU_FAULT", "slow")
     slow = GPUProcess("0")
     try:
-        heard: list[float] = []
-        computer = remote(slow, None, lambda: heard.append(time.monotonic()), patience=10)
+        heard: list[tuple[float, bool]] = []
+        computer = remote(slow, None, lambda waits: heard.append((time.monotonic(), waits)), patience=10)
         check(computer, np.concatenate([VIDEO] * 5), settings())
-        assert len(heard) >= 3 and max(np.diff(heard)) < 8
+        assert len(heard) >= 3 and max(np.diff([moment for moment, _ in heard])) < 8
+        assert heard[0][1] and not heard[-1][1]
+        assert sum(waits for _, waits in heard) > sum(not waits for _, waits in heard)  # some lasted
     finally:
         environment.delenv("FLOWPREP_TEST_GPU_FAULT")
         slow.close()
@@ -204,17 +226,18 @@ def test_a_process_that_ends_again_and_again(environment: pytest.MonkeyPatch, fa
         for number, fault in enumerate(faults, 1):
             environment.setenv("FLOWPREP_TEST_GPU_FAULT", fault)
             link = process.connect(1, never)
-            computer = RemoteFlow(link.connection, settings(), never)
-            computer.pairs_in_a_second(HEIGHT, WIDTH)
+            computer = RemoteFlow(link.connection, settings(), deaf)
+            computer.pairs_in_a_call(HEIGHT, WIDTH)
             pending = computer.begin(VIDEO[:5], 0, 16)
             with pytest.raises(ServerLostError):
                 computer.take(pending)
             if number < FAILURES:
-                process.failed(link.start, "", never)
-                process.failed(link.start, "", never)  # of another child: that counts once
+                loss = process.lost(link.start, never, blameless=True)
+                assert re.search(WORDS[fault], loss.words)
+                assert process.lost(link.start, never, blameless=True) == loss  # of another child: that counts once
         words = rf"flow on GPU 3 of .* failed 3 times, .*: {WORDS[faults[-1]]}.*nvidia-smi.*--backend cpu"
         with pytest.raises(RefusedError, match=words):
-            process.failed(link.start, "", never)
+            process.lost(link.start, never, blameless=True)
     finally:
         environment.delenv("FLOWPREP_TEST_GPU_FAULT")
         process.close()
@@ -229,7 +252,8 @@ def test_a_video_that_is_done_forgives(process: GPUProcess) -> None:
     lost = process.connect(60, never)
     assert process._process
     psutil.Process(process._process.pid).kill()
-    process.failed(lost.start, "", never)
+    process.lost(lost.start, never, blameless=False)
+    assert process._failures == 1  # whatever it was at: it was killed
     check(remote(process), VIDEO, settings())
     assert process.connect(60, never).start == lost.start + 1
     process.done()

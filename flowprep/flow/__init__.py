@@ -118,8 +118,8 @@ class FlowAlgorithm(ABC):
     def seconds_per_megapixel(self) -> float:
         """Roughly what one field costs on one core, for estimates of work."""
 
-    def pairs_in_a_second(self, height: int, width: int) -> int:
-        """Roughly how many frame pairs of that size take a second; at least 1."""
+    def pairs_in_a_call(self, height: int, width: int) -> int:
+        """Frame pairs of that size to ask for at once, to hear of it now and then: about a second's work; 1 or more."""
         return max(1, int(1e6 / (self.seconds_per_megapixel() * height * width)))
 
     @abstractmethod
@@ -183,8 +183,14 @@ class FlowAlgorithm(ABC):
         return found
 
     def pairs_in_a_batch(self, height: int, width: int) -> int:
-        """The most pairs of frames of that size that :meth:`fields` takes; 0 = not one fits into the GPU's memory."""
-        return self.pairs_in_a_second(height, width)
+        """The most pairs of frames of that size that :meth:`fields` takes.
+
+        Raises VideoError (too_large), with what one needs and what is there, where not one fits into the GPU's memory.
+        """
+        return self.pairs_in_a_call(height, width)
+
+    def give_back(self) -> None:  # noqa: B027 - most have nothing to give
+        """Give back memory of the GPU; what is computed next takes it anew. Called by the thread that computes."""
 
 
 def check_frames(frames: Any) -> None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flowprep.errors import Verdict, VideoError
+
 
 class Coding(NamedTuple):
     """How the px of N fields become levels: within [lowest, highest],
@@ -49,6 +51,15 @@ class DeviceFields(ABC):
     @abstractmethod
     def __getitem__(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """(len(rows), 2, H, W): the fields ``rows`` themselves."""
+
+
+def too_large(height: int, width: int, needed: int, there: int) -> VideoError:
+    """The error for frames that do not fit into the memory of a GPU; bytes."""
+    return VideoError(
+        Verdict.TOO_LARGE,
+        f"a pair of {width}x{height} pixels takes {needed / 2**20:.0f} MiB of the GPU's memory, "
+        f"{there / 2**20:.0f} are there for it; give --short-side, or --backend cpu",
+    )
 
 
 class Chain(NamedTuple):

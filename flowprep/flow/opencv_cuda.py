@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from flowprep import opencv
 from flowprep.errors import UsageError
 from flowprep.flow import FlowAlgorithm, Greys, Parameters
+from flowprep.flow.batch import too_large
 from flowprep.flow.brox import PRESETS as BROX_PRESETS
 from flowprep.flow.opencv_build import use_cuda, without_cuda
 
@@ -123,8 +124,10 @@ class OpenCVCudaFlow(FlowAlgorithm):
 
     def pairs_in_a_batch(self, height: int, width: int) -> int:
         use_cuda()
-        room = opencv.load().cuda.DeviceInfo().totalGlobalMem()
-        return self.pairs_in_a_second(height, width) if height * width * self.bytes_a_pixel < room else 0
+        needed, there = height * width * self.bytes_a_pixel, opencv.load().cuda.DeviceInfo().totalGlobalMem()
+        if needed >= there:
+            raise too_large(height, width, needed, there)
+        return self.pairs_in_a_call(height, width)
 
     @contextmanager
     def _errors(self, size: str) -> Iterator[None]:

@@ -5,118 +5,33 @@ is computed together, in the order in which it came and up to what the algorithm
 batch gathers. What a request gets does not depend on the company it is computed in.
 
 A backend that says so computes two batches at once: the second is on the GPU while the first is copied and shared out.
+
+A thread keeps the memory of one algorithm on the GPU, that of its last batch: those of other settings had to give back
+theirs, and each gives it back when nobody uses those settings any more.
 """
 
 from __future__ import annotations
 
-import json
-import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowprep import flow, quantise
-from flowprep.config import Settings, StorageConfig
-from flowprep.errors import FlowprepError, RefusedError, VideoError
-from flowprep.flow.batch import DeviceFields
+from flowprep.config import Settings
+from flowprep.errors import FlowprepError, VideoError
+from flowprep.gpu.hosted import THREADS, Arrays, Hosted, key_of
 from flowprep.gpu.memory import Request
-from flowprep.quantise.host_fields import HostFields
 
-THREADS = 2
 START_SECONDS = 900.0  # for an algorithm to find its GPU and to compile its kernels
 
-Arrays = dict[str, NDArray[Any]]
 T = TypeVar("T")
-
-
-def key_of(settings: Settings) -> str:
-    """What settings have in common whose requests are computed together."""
-    flow = {name: value for name, value in vars(settings.flow).items() if name != "direction"}
-    return json.dumps([flow, settings.storage.to_json(), settings.engine], sort_keys=True)
-
-
-class Hosted:
-    """The flow of some settings: an algorithm object for each thread that computes, made and used by that alone."""
-
-    def __init__(self, settings: Settings) -> None:
-        """By the first of the threads. Raises RefusedError where it cannot run here, or has not the run's engine."""
-        first = flow.configured(settings.flow)
-        here = first.engine()
-        if here != settings.engine:
-            raise RefusedError(
-                f"{socket.gethostname()} computes {settings.flow.method} with {here}, the run was started with "
-                f"{settings.engine}: install the same versions everywhere."
-            )
-        first.warm()
-        self.at_once = min(first.at_once, THREADS)
-        self._settings = settings
-        self._algorithms = {0: first}
-
-    def most(self, height: int, width: int) -> int:
-        """Fields of one batch; 0 = not one fits."""
-        return self._algorithms[0].pairs_in_a_batch(height, width)
-
-    def compute(
-        self, thread: int, requests: Sequence[Request], frames: Sequence[NDArray[Any]]
-    ) -> list[Arrays | ValueError]:
-        """What comes out for each of the ``requests``, of one size, whose ``frames`` are given."""
-        if thread not in self._algorithms:
-            self._algorithms[thread] = flow.configured(self._settings.flow)
-        batch = _Batch(requests)
-        computed = self._algorithms[thread].fields(np.concatenate(frames), batch.first, batch.second)
-        fields = HostFields(computed) if isinstance(computed, np.ndarray) else computed
-        return [
-            ValueError(quantise.NOT_FINITE) if out is None else out
-            for out in batch.share_out(fields, self._settings.storage if requests[0].levels else None)
-        ]
-
-
-class _Batch:
-    """Several requests as one batch: its pairs, and which of its fields are whose."""
-
-    def __init__(self, requests: Sequence[Request]) -> None:
-        first: list[NDArray[np.int32]] = []
-        second: list[NDArray[np.int32]] = []
-        self._originals: list[list[int]] = []  # fields of each request that are wanted as float32
-        self._fields: list[slice] = []  # of each request
-        frames = fields = 0
-        for request in requests:
-            start = fields
-            self._originals.append([])
-            for direction in request.directions:
-                here = np.arange(frames, frames + request.pairs, dtype=np.int32)
-                first.append(here if direction == "forward" else here + 1)
-                second.append(here + 1 if direction == "forward" else here)
-                self._originals[-1] += [fields + pair for pair in request.originals]
-                fields += request.pairs
-            self._fields.append(slice(start, fields))
-            frames += request.frames
-        self.first, self.second = np.concatenate(first), np.concatenate(second)
-
-    def share_out(self, fields: DeviceFields, storage: StorageConfig | None) -> list[Arrays | None]:
-        """The arrays of each request; None where its flow is not finite. ``storage``: how levels are made, if any."""
-        wanted = [number for numbers in self._originals for number in numbers]
-        originals = fields[wanted]
-        ends = np.cumsum([len(numbers) for numbers in self._originals])
-        parts = [originals[end - len(numbers) : end] for end, numbers in zip(ends, self._originals, strict=True)]
-        if storage is None:
-            return [{"originals": part} if np.isfinite(part).all() else None for part in parts]
-        extremes, means = fields.extremes(), fields.means()
-        good: NDArray[np.bool_] = np.all(np.isfinite(extremes), axis=(1, 2))
-        made = quantise.scaling(np.where(good[:, None, None], extremes, np.float32(0)), storage)
-        levels = fields.levels(made.coding)
-        whole = {"levels": levels, "scale": made.scale, "zero": made.zero, "extremes": extremes, "means": means}
-        return [
-            {"originals": part} | {name: values[own] for name, values in whole.items()} if good[own].all() else None
-            for part, own in zip(parts, self._fields, strict=True)
-        ]
 
 
 class _Use(NamedTuple):
@@ -143,6 +58,13 @@ class Work:
         )
 
 
+class Call(NamedTuple):
+    """Something else that a thread has to do."""
+
+    thread: int
+    run: Callable[[], None]
+
+
 class AtWork(NamedTuple):
     """What a thread is at."""
 
@@ -155,9 +77,10 @@ class Computer:
 
     def __init__(self, fatal: Callable[[BaseException], None]) -> None:
         self._fatal = fatal
-        self._queue: deque[Work | Callable[[], None]] = deque()
+        self._queue: deque[Work | Call] = deque()
         self._filled = threading.Condition()
         self._hosted: dict[str, _Use] = {}
+        self._last: list[Hosted | None] = [None] * THREADS  # with memory on the GPU
         self.at_work: list[AtWork | None] = [None] * THREADS  # another object for each piece of work
         for thread in range(THREADS):
             threading.Thread(target=self._serve, args=(thread,), daemon=True).start()
@@ -184,6 +107,8 @@ class Computer:
                 use.connections.discard(connection)
                 if not use.connections:
                     del self._hosted[key]
+                    for thread in range(THREADS):
+                        self._put(Call(thread, partial(self._give_back, thread, use.hosted)))
 
         self._later(leave)
 
@@ -217,10 +142,10 @@ class Computer:
             except FlowprepError as error:
                 answer.set_exception(error)
 
-        self._put(run)
+        self._put(Call(0, run))
         return answer
 
-    def _put(self, item: Work | Callable[[], None]) -> None:
+    def _put(self, item: Work | Call) -> None:
         with self._filled:
             self._queue.append(item)
             self._filled.notify_all()
@@ -235,14 +160,20 @@ class Computer:
                 if isinstance(item, Work):
                     self._compute(thread, item)
                 else:
-                    item()
+                    item.run()
                 self.at_work[thread] = None
         except BaseException as error:  # noqa: BLE001 - an error of CUDA stays: no later call would work
             self._fatal(error)
 
-    def _may(self, thread: int, item: Work | Callable[[], None]) -> bool:
-        """Whether it is for this thread to do; all but computing is for the first."""
-        return thread == 0 or (isinstance(item, Work) and thread < item.hosted.at_once)
+    def _may(self, thread: int, item: Work | Call) -> bool:
+        """Whether it is for this thread to do."""
+        return thread < item.hosted.at_once if isinstance(item, Work) else thread == item.thread
+
+    def _give_back(self, thread: int, hosted: Hosted) -> None:
+        """Have that which nobody uses any more, or another that now computes, give back its memory."""
+        if self._last[thread] is hosted:
+            hosted.give_back(thread)
+            self._last[thread] = None
 
     def _compute(self, thread: int, work: Work) -> None:
         """Compute ``work``, with what waits and can be computed together with it."""
@@ -250,12 +181,16 @@ class Computer:
         fields = sum(item.request.fields for item in batch)
         what = f"a batch of {fields} pairs of {work.request.width}x{work.request.height}"
         self.at_work[thread] = AtWork(what, max(item.patience for item in batch))
+        last = self._last[thread]
+        if last and last is not work.hosted:
+            self._give_back(thread, last)
+        self._last[thread] = work.hosted
         self._answer(thread, batch)
 
     def _answer(self, thread: int, batch: list[Work]) -> None:
         """Compute a batch; one that the GPU has no memory for request by request, so that each has its own answer."""
         try:
-            found = batch[0].hosted.compute(thread, [item.request for item in batch], [item.frames for item in batch])
+            found = _computed(thread, batch)
         except (MemoryError, VideoError) as error:
             if len(batch) == 1:
                 batch[0].out.set_exception(error)
@@ -281,3 +216,17 @@ class Computer:
                 taken.append(other)
                 self._queue.remove(other)
         return taken
+
+
+def _computed(thread: int, batch: list[Work]) -> list[Arrays | ValueError]:
+    """What comes out for each; where but one direction of a request is a batch, one after the other."""
+    hosted, request = batch[0].hosted, batch[0].request
+    if request.fields <= batch[0].most:
+        return hosted.compute(thread, [item.request for item in batch], [item.frames for item in batch])
+    parts: list[Arrays] = []
+    for direction in request.directions:
+        (out,) = hosted.compute(thread, [replace(request, direction=direction)], [batch[0].frames])
+        if isinstance(out, ValueError):
+            return [out]
+        parts.append(out)
+    return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}]

@@ -19,6 +19,8 @@ from flowprep.gpu.memory import Request, SharedMemory
 from flowprep.gpu.wire import MEMORIES, LostError, ServerLostError, receive, send
 from flowprep.quantise import Quantised, level_type
 
+TRIAL = (2, 64, 64)  # frames and their size
+
 
 @dataclass(frozen=True)
 class CodedFields:
@@ -47,14 +49,15 @@ class RemoteFlow:
     """The flow of some settings, computed by the process of a GPU. Used by one thread.
 
     Every method may raise ServerLostError, RefusedError where the method cannot run there, VideoError (too_large) for
-    frames that do not fit into the GPU's memory, and what :meth:`flowprep.flow.FlowAlgorithm.flow` raises for frames.
+    frames that do not fit into the GPU's memory, ValueError for what that process does not understand, and what
+    :meth:`flowprep.flow.FlowAlgorithm.flow` raises for frames.
     """
 
-    def __init__(self, connection: socket.socket, settings: Settings, alive: Callable[[], None]) -> None:
-        """``alive`` is called now and then while it is waited for."""
+    def __init__(self, connection: socket.socket, settings: Settings, waits: Callable[[bool], None]) -> None:
+        """``waits`` is told when a wait for that process begins, now and then while it lasts, and when it is over."""
         self._connection = connection
         self._settings = settings
-        self._alive = alive
+        self._waits = waits
         self._most: dict[tuple[int, int], int] = {}
         self._waiting: deque[Pending] = deque()  # without an answer, the oldest first: that comes next
         self._memories: list[SharedMemory | None] = [None] * MEMORIES
@@ -62,18 +65,17 @@ class RemoteFlow:
         self._turn = 0
         self._answer(self._ask({"open": settings.to_json()}))
 
-    def pairs_in_a_second(self, height: int, width: int) -> int:
+    def try_out(self) -> None:
+        """Have something computed that no GPU fails on: noise."""
+        self.take(self.begin(np.random.default_rng(0).integers(0, 256, TRIAL, np.uint8), 0, 1))
+
+    def pairs_in_a_call(self, height: int, width: int) -> int:
         """Pairs of frames of that size that one request may have: as many as the GPU takes at once."""
         size = height, width
         if size not in self._most:
             self._most[size] = int(self._answer(self._ask({"most": size}))["pairs"])
         directions = 2 if self._settings.flow.direction == "both" else 1
-        if self._most[size] < directions:
-            raise VideoError(
-                Verdict.TOO_LARGE,
-                f"{width}x{height} pixels: too large for the memory of the GPU; give --short-side, or --backend cpu",
-            )
-        return self._most[size] // directions
+        return max(1, self._most[size] // directions)  # where but one fits, one direction comes after the other
 
     def begin(self, frames: Greys, first: int, every: int) -> Pending:
         """Have the fields of consecutive ``frames`` (T, H, W), T >= 2, computed and made levels.
@@ -135,7 +137,7 @@ class RemoteFlow:
         try:
             send(self._connection, packet, handle)
         except LostError:
-            raise ServerLostError("the process of the GPU has ended the conversation.") from None
+            raise ServerLostError from None
         self._waiting.append(Pending())
         return self._waiting[-1]
 
@@ -153,12 +155,12 @@ class RemoteFlow:
 
     def _receive(self) -> None:
         """Wait for the next answer."""
-        while True:
+        answer: dict[str, Any] = {"alive": True}
+        while "alive" in answer:
+            self._waits(True)
             try:
                 answer, _ = receive(self._connection)
             except LostError:
-                raise ServerLostError("the process of the GPU has ended the conversation.") from None
-            if "alive" not in answer:
-                self._waiting.popleft().answer = answer
-                return
-            self._alive()
+                raise ServerLostError from None
+        self._waits(False)
+        self._waiting.popleft().answer = answer

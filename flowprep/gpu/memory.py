@@ -108,7 +108,7 @@ class SharedMemory:
         try:
             self._map = mmap.mmap(handle, size)
         except OSError as error:
-            raise MemoryError from error
+            raise MemoryError(f"no room for {size / 2**20:.0f} MiB of shared memory") from error
 
     @classmethod
     def make(cls, size: int) -> tuple[SharedMemory, int]:

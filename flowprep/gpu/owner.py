@@ -1,7 +1,9 @@
 """The parent's end: the processes of its GPUs, one for each, started when a child first needs one.
 
 it ends, or does not start     started again; the children that it served have their videos tried again
-that three times in a row,     RefusedError, with its last words
+it gives no sign of life       it is ended, and the same happens
+it ends with a video           that may be the video's fault, which sandbox.py finds out
+without, three times in a row  RefusedError, with its last words
 and no video done meanwhile
 this process ends              they end, too: by the end of their stdin
 """
@@ -10,25 +12,24 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, NamedTuple
 
 from flowprep.errors import RefusedError
+from flowprep.gpu.turns import GiveUp, Turns
 from flowprep.gpu.wire import LostError, pair, receive, send
 from flowprep.processes import ENVIRONMENT, POLL, START_SECONDS, how_it_ended, last_words
 
-ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # GPUs are numbered as nvidia-smi does it
-FAILURES = 3  # in a row: more would not help
+ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # GPUs are numbered as by nvidia-smi, unless the user has it otherwise
+FAILURES = 3  # in a row that no video is to blame for: more would not help
 FAREWELL_SECONDS = 5.0  # for a process whose sockets are closed to be gone: CUDA takes its time to clean up
-
-GiveUp = Callable[[], None]  # called while something is waited for; raises what ends the wait
 
 
 class Link(NamedTuple):
@@ -36,6 +37,13 @@ class Link(NamedTuple):
 
     connection: socket.socket  # the child's end
     start: int  # number of the start of the process at the other end
+
+
+class Loss(NamedTuple):
+    """How a process ended."""
+
+    words: str
+    blameless: bool  # for no video's fault
 
 
 class GPUProcess:
@@ -49,7 +57,13 @@ class GPUProcess:
         self._control: socket.socket | None = None  # ours; its stdin is the other end
         self._errors: IO[bytes] | None = None
         self._starts = 0
+        self._losses: dict[int, Loss] = {}  # by number of the start
         self._failures = 0  # in a row
+        self._turns = Turns()
+
+    def turn(self, give_up: GiveUp, *, alone: bool) -> AbstractContextManager[None]:
+        """While one video is computed; ``alone``: and no other one."""
+        return self._turns.turn(give_up, alone=alone)
 
     def connect(self, patience: float, give_up: GiveUp) -> Link:
         """A connection for one child. ``patience``: seconds that one batch with its frames may take.
@@ -58,7 +72,8 @@ class GPUProcess:
         """
         with self._held(give_up):
             while True:
-                if self._process is None:
+                new = self._process is None
+                if new:
                     self._start(give_up)
                 assert self._control
                 ours, childs = pair()
@@ -67,30 +82,29 @@ class GPUProcess:
                         send(self._control, {"patience": patience}, ours.fileno())
                     except LostError:
                         childs.close()
-                        self._failed(self._end(FAREWELL_SECONDS))
+                        self._lose(FAREWELL_SECONDS, blameless=new)
                     else:
                         return Link(childs, self._starts)
 
-    def failed(self, link: int, text: str, give_up: GiveUp) -> None:
-        """A child of the start ``link`` could not go on: ``text``. Raises RefusedError if that is too much."""
+    def lost(self, start: int, give_up: GiveUp, *, blameless: bool) -> Loss:
+        """How the process of a start ended that a child has lost; one that is there is of no use, and is ended.
+
+        ``blameless``: what it computed is known to be good. Raises RefusedError if it fails too often.
+        """
         with self._held(give_up):
-            if link != self._starts or self._process is None:
-                return  # another child has said so
-            try:
-                self._process.wait(FAREWELL_SECONDS)
-            except subprocess.TimeoutExpired:  # it lives: only that one conversation has ended
-                self._failed(text)
-            else:
-                self._failed(self._end(0))
+            if start == self._starts and self._process:  # no other child has said so
+                self._lose(FAREWELL_SECONDS, blameless=blameless)
+            return self._losses[start]
 
     def done(self) -> None:
-        """A video is done."""
+        """A video is done, or something else computed."""
         self._failures = 0
 
     def close(self) -> None:
         """End it, now."""
         with self._lock:
-            self._end(0)
+            if self._process:
+                self._end(0, blameless=True)
 
     @contextmanager
     def _held(self, give_up: GiveUp) -> Iterator[None]:
@@ -113,58 +127,61 @@ class GPUProcess:
                     stdin=theirs.fileno(),
                     stdout=self._errors,
                     stderr=self._errors,
-                    env={**os.environ, **ENVIRONMENT, **ORDER, "CUDA_VISIBLE_DEVICES": self.gpu},
+                    env={**ORDER, **os.environ, **ENVIRONMENT, "CUDA_VISIBLE_DEVICES": self.gpu},
                     start_new_session=True,  # Ctrl-C is for the parent, which decides what becomes of it
                 )
             try:
                 ready = self._is_ready(give_up)
             except BaseException:
-                self._end(0)
+                self._end(0, blameless=True)
                 raise
             if not ready:
-                self._failed(self._end(POLL))
+                self._lose(POLL, blameless=True)
 
     def _is_ready(self, give_up: GiveUp) -> bool:
         """Wait until it is; False where it ends or takes too long."""
         assert self._control
-        deadline = time.monotonic() + START_SECONDS
-        while True:
+        for _ in range(int(START_SECONDS / POLL)):  # looks, not the clock: a job may be suspended
             give_up()
             if select.select([self._control], [], [], POLL)[0]:
-                break
-            if time.monotonic() > deadline:
-                return False
-        try:
-            receive(self._control)
-        except (LostError, ValueError):  # something else has written there
-            return False
-        return True
+                try:
+                    receive(self._control)
+                except (LostError, ValueError):  # something else has written there
+                    return False
+                return True
+        return False
 
-    def _end(self, seconds: float) -> str:
-        """Have it gone, which is given some ``seconds`` to end by itself; how it ended, in words."""
-        if self._process is None:
-            return ""
+    def _end(self, seconds: float, *, blameless: bool) -> Loss:
+        """Have it gone, which is given some ``seconds`` to end by itself."""
+        assert self._process
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
         code = self._process.poll()
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):  # a driver that hangs does not let it go
+            self._process.wait(FAREWELL_SECONDS)
         said = last_words(self._errors)
         for stream in (self._control, self._errors):
             if stream:
                 stream.close()
         self._process = self._control = self._errors = None
-        return f"{'no answer' if code is None else how_it_ended(code)}. {said}".strip()
+        how = "it gave no sign of life" if code is None else how_it_ended(code)
+        # SIGKILL comes from outside: a person, a job manager, the kernel short of memory.
+        loss = Loss(f"{how}. {said}".strip(), blameless or code == -signal.SIGKILL)
+        self._losses[self._starts] = loss
+        return loss
 
-    def _failed(self, text: str) -> None:
-        self._failures += 1
+    def _lose(self, seconds: float, *, blameless: bool) -> None:
+        """End it, and count that."""
+        loss = self._end(seconds, blameless=blameless)
+        self._failures += loss.blameless
         if self._failures < FAILURES:
             return
         self._failures = 0
         raise RefusedError(
             f"The process that computes flow on GPU {self.gpu} of {socket.gethostname()} has failed {FAILURES} times, "
-            f"and no video was done meanwhile: {text} See whether that GPU works and has memory left (nvidia-smi), "
-            "or compute without it: --backend cpu."
+            f"and no video was done meanwhile: {loss.words} See whether that GPU works and has memory left "
+            "(nvidia-smi), or compute without it: --backend cpu."
         )
 
 

@@ -7,6 +7,7 @@ for each child, and with whose end it ends. A thread serves each connection; oth
     child    {"open": settings}                        {"opened": true}
              {"most": [height, width]}                 {"pairs": 64}
              {"compute": request, "memory": 0}         {"computed": true}     with memory that is new, and its number
+             anything                                  {"failed": kind, "text": ...}
 
 While a child waits it gets {"alive": true} four times a second: that others come first is no silence. A batch that
 takes longer than a child may be silent ends this process. So does any error while computing: one of CUDA stays, and all
@@ -29,7 +30,8 @@ from typing import Any, TypeVar
 
 from flowprep.config import MIN_SIDE, Settings
 from flowprep.errors import FlowprepError, Verdict, VideoError
-from flowprep.gpu.batching import Computer, Hosted, Work
+from flowprep.gpu.batching import Computer, Work
+from flowprep.gpu.hosted import Hosted
 from flowprep.gpu.memory import LONGEST_SIDE, Request, SharedMemory
 from flowprep.gpu.wire import MEMORIES, LostError, receive, send
 
@@ -50,16 +52,32 @@ class Connection:
         self._memories: dict[int, SharedMemory] = {}
 
     def serve(self) -> None:
-        """Answer until the child is gone, or says what no child says: that ends the conversation, and nothing else."""
+        """Answer until the child is gone."""
         try:
             while True:
-                packet, handle = receive(self._socket)
-                send(self._socket, self._answer(packet, handle))
+                send(self._socket, self._next_answer())
         except LostError:
             pass
         finally:
             self._socket.close()
             self._computer.leave(id(self))
+
+    def _next_answer(self) -> dict[str, Any]:
+        """That to the next packet. What no child says, and one that has gone wild does, is the failure of that one."""
+        try:
+            return self._answer(*receive(self._socket))
+        except LostError:
+            raise
+        except VideoError as error:
+            return {"failed": error.verdict.value, "text": error.reason}
+        except FlowprepError as error:
+            return {"failed": "refused", "text": str(error)}
+        except MemoryError as error:
+            return {"failed": Verdict.MEMORY.value, "text": str(error)}
+        except ValueError as error:
+            return {"failed": "value", "text": str(error)}
+        except Exception as error:  # noqa: BLE001 - anything can be wrong with a packet
+            return {"failed": "value", "text": f"{type(error).__name__}: {error}"}
 
     def _answer(self, packet: dict[str, Any], handle: int | None) -> dict[str, Any]:
         if handle is not None:
@@ -69,11 +87,7 @@ class Connection:
                 raise ValueError(f"memory {number}")
             self._memories[number] = SharedMemory.received(handle)
         if "open" in packet:
-            settings = Settings.from_json(packet["open"])
-            try:
-                self._hosted = self._await(self._computer.enter(id(self), settings))
-            except FlowprepError as error:
-                return {"failed": "refused", "text": str(error)}
+            self._hosted = self._await(self._computer.enter(id(self), Settings.from_json(packet["open"])))
             return {"opened": True}
         if self._hosted is None:
             raise ValueError("no settings were given")
@@ -81,29 +95,20 @@ class Connection:
             height, width = packet["most"]
             if not all(type(side) is int and MIN_SIDE <= side <= LONGEST_SIDE for side in (height, width)):
                 raise ValueError(f"no size of frames: {packet}")
-            try:
-                return {"pairs": self._most_of(self._hosted, height, width)}
-            except FlowprepError as error:
-                return {"failed": "refused", "text": str(error)}
+            return {"pairs": self._most_of(self._hosted, height, width)}
         return self._compute(self._hosted, Request.from_json(packet["compute"]), self._memories[packet["memory"]])
 
     def _compute(self, hosted: Hosted, request: Request, memory: SharedMemory) -> dict[str, Any]:
         views = memory.views(request)
         most = self._most_of(hosted, request.height, request.width)
-        if request.fields > most:
-            raise ValueError(f"{request.fields} fields in one request, where a batch has {most}")
+        if request.pairs > most:
+            raise ValueError(f"{request.pairs} pairs in one request, where a batch has {most}")
         work = Work(hosted, request, views["frames"], most, self._patience)
         try:
             out = self._await(self._computer.compute(work))
         except LostError:
             self._computer.give_up(work)
             raise
-        except ValueError as error:
-            return {"failed": "value", "text": str(error)}
-        except MemoryError as error:
-            return {"failed": Verdict.MEMORY.value, "text": str(error)}
-        except VideoError as error:
-            return {"failed": error.verdict.value, "text": error.reason}
         for name, values in out.items():
             views[name][:] = values
         return {"computed": True}

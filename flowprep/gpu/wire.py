@@ -17,7 +17,7 @@ class LostError(Exception):
 
 
 class ServerLostError(Exception):
-    """The process of the GPU is gone. Whatever the reason, no video is to blame."""
+    """The process of the GPU is gone, or whoever waits for it has to act as if it were."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -12,7 +12,7 @@ from flowprep.annotations import Source
 from flowprep.config import JPEG_SIDE, Settings, StackConfig, StackingConfig, StorageConfig, TranscodeConfig
 from flowprep.errors import RefusedError, UsageError, Verdict
 from flowprep.plan import Estimate
-from flowprep.run.product import Product, warm_flow
+from flowprep.run.product import Product, is_begun, warm_flow
 from flowprep.stacks.materialise import chosen_frames
 from flowprep.store.layout import ArrayName
 from flowprep.store.reader import Dataset, VideoRow
@@ -69,6 +69,9 @@ class Derived(Product):
     def warm(self, say: Callable[[str], None]) -> None:
         quantise.warm(say)
 
+    def check(self) -> None:
+        pass
+
 
 class StacksOfFields(Derived):
     """``flowprep stack``."""
@@ -89,7 +92,10 @@ class StacksOfFields(Derived):
         storage = replace(config.storage, rgb=False, rgb_short_side=plain.rgb_short_side, rgb_quality=plain.rgb_quality)
         self.settings = Settings(there.video, there.flow, storage, there.engine, (*there.origins, there.storage), stack)
         if self.settings.computes_flow:
-            self.gpu = flow.find(there.flow.method, there.flow.backend, elsewhere=config.cluster.remote).gpu
+            self._elsewhere = config.cluster.remote
+            begun = is_begun(config.output)  # then only what is left to do needs the method here
+            self._algorithm = flow.configured(there.flow, elsewhere=self._elsewhere or begun)
+            self.gpu = self._algorithm.gpu
         tallest = max((self._name(row).height for row in self._dataset.videos if row.row.flow), default=0)
         self._refuse_tall(stack.length, tallest)
 
@@ -121,8 +127,7 @@ class StacksOfFields(Derived):
     def seconds(self, guess: Estimate) -> float:
         total = 2 * guess.pixels * (guess.decoded * DECODE_SECONDS + guess.fields * self._stack.length * STACK_SECONDS)
         if self.settings.computes_flow:
-            algorithm = flow.configured(self.settings.flow, elsewhere=True)
-            total += guess.decoded * algorithm.seconds_per_megapixel() * guess.pixels / 1e6
+            total += guess.decoded * self._algorithm.seconds_per_megapixel() * guess.pixels / 1e6
         return total
 
     def warm(self, say: Callable[[str], None]) -> None:
@@ -133,6 +138,10 @@ class StacksOfFields(Derived):
             warm(say)
         if self.settings.computes_flow:
             warm_flow(self.settings.flow, say)
+
+    def check(self) -> None:
+        if self.settings.computes_flow:
+            flow.find(self.settings.flow.method, self.settings.flow.backend, elsewhere=self._elsewhere)
 
 
 class Transcoded(Derived):

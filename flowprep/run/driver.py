@@ -172,6 +172,7 @@ class Run:
             return []
         remote = self.config.cluster.remote
         if not remote:
+            self._product.check()
             self._product.warm(self.say)  # once, not in each process
         total = len(plan.shards)
         if len(todo) < total and self.config.cluster.executor == "dask":

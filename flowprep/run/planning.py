@@ -114,6 +114,8 @@ class Planner:
                 f"{plural(len(videos), 'new or failed video')} will be planned by the same command after that."
             )
             return False
+        if videos:
+            self.product.check()
         if videos or described:
             plan = self.expect(source, videos, len(plans)).plan
             plans.append(self._write(replace(plan, described=tuple(described))))

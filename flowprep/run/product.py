@@ -15,6 +15,7 @@ from flowprep.flow.choosing import AUTO, choose, refuse_auto
 from flowprep.plan import Estimate, estimate
 from flowprep.run.headers import probe_all
 from flowprep.sandbox import Limits
+from flowprep.store import layout
 from flowprep.store.blobs import LocalStore
 from flowprep.store.plans import first_settings
 from flowprep.types import Video
@@ -56,6 +57,15 @@ class Product(ABC):
     def warm(self, say: Callable[[str], None]) -> None:
         """What is done once on a machine, before its processes start."""
 
+    @abstractmethod
+    def check(self) -> None:
+        """Raise RefusedError where this machine is to compute it, and cannot; asked only where there is work to do."""
+
+
+def is_begun(output: str) -> bool:
+    """Whether there is a plan of the dataset."""
+    return bool(output) and LocalStore(Path(output)).exists(layout.plan_key(0))
+
 
 def resolve(config: ExtractConfig) -> Settings:
     """The complete settings: the backend chosen, every parameter of the method named, the engine's version noted."""
@@ -76,6 +86,7 @@ def _resolve(config: ExtractConfig, *, elsewhere: bool) -> tuple[Settings, str]:
             auto = begun.auto
             note = f"auto: {before} ({algorithm.engine()}), with which {config.output} was begun"
     else:
+        elsewhere = elsewhere or is_begun(config.output)  # then only what is left to do needs it here
         algorithm = flow.find(chosen.method, chosen.backend or None, elsewhere=elsewhere)
     parameters = algorithm.parameters_type.of(chosen.method, chosen.parameters, algorithm.backend).to_json()
     full = replace(chosen, backend=algorithm.backend, parameters=parameters)
@@ -94,8 +105,10 @@ class FlowOfVideos(Product):
     def __init__(self, config: ExtractConfig, *, elsewhere: bool = False) -> None:
         """``elsewhere``: other machines compute it."""
         self._config = config
-        self.settings, self.note = _resolve(config, elsewhere=elsewhere or config.cluster.remote)
-        self.gpu = flow.find(self.settings.flow.method, self.settings.flow.backend, elsewhere=True).gpu
+        self._elsewhere = elsewhere or config.cluster.remote
+        self.settings, self.note = _resolve(config, elsewhere=self._elsewhere)
+        self._algorithm = flow.configured(self.settings.flow, elsewhere=True)
+        self.gpu = self._algorithm.gpu
 
     def source(self, say: Callable[[str], None]) -> Source:
         chosen = self._config.source
@@ -127,11 +140,13 @@ class FlowOfVideos(Product):
         return [estimate(video, probe, self.settings) for video, probe in zip(videos, probes, strict=True)]
 
     def seconds(self, guess: Estimate) -> float:
-        algorithm = flow.configured(self.settings.flow, elsewhere=True)
-        each = algorithm.seconds_per_megapixel() * (guess.pixels or USUAL_PIXELS) / 1e6
+        each = self._algorithm.seconds_per_megapixel() * (guess.pixels or USUAL_PIXELS) / 1e6
         directions = 2 if self.settings.flow.direction == "both" else 1
         return guess.fields * each * directions + guess.decoded * OTHER_SECONDS_PER_FRAME
 
     def warm(self, say: Callable[[str], None]) -> None:
         warm_flow(self.settings.flow, say)
         quantise.warm(say)
+
+    def check(self) -> None:
+        flow.find(self.settings.flow.method, self.settings.flow.backend, elsewhere=self._elsewhere)

@@ -99,7 +99,7 @@ class VideoStacks:
 class BackwardFlow(Protocol):
     """A flow algorithm, or something that has one elsewhere."""
 
-    def pairs_in_a_second(self, height: int, width: int) -> int: ...
+    def pairs_in_a_call(self, height: int, width: int) -> int: ...
 
     def backward(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 
@@ -203,7 +203,7 @@ class _Computed:
     def load(self, first: int, last: int, out: NDArray[np.float32]) -> NDArray[np.float32]:
         means = []
         growth = growth_of(self._field, self.size)
-        at_once = self._algorithm.pairs_in_a_second(*self._flow_size[::-1])
+        at_once = self._algorithm.pairs_in_a_call(*self._flow_size[::-1])
         for start in range(first, last, at_once):
             stop = min(last, start + at_once)
             with self._time("decode"):

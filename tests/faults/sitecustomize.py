@@ -7,8 +7,8 @@ crashes, ``abort`` aborts, ``exit`` leaves, ``hang`` never answers, ``memory`` a
 
 With FLOWPREP_TEST_LOG, that file gets a line for each video that is begun.
 
-With FLOWPREP_TEST_GPU, there are a DIS and a TV-L1 on the backend ``gpu`` (gpu_double.py); FLOWPREP_TEST_GPU_FAULT
-makes the process of the GPU misbehave, ``start`` before it has begun.
+With FLOWPREP_TEST_GPU, there are a DIS and a TV-L1 on the backend ``gpu`` (gpu_double.py), and GPUs for it;
+FLOWPREP_TEST_GPU_FAULT makes the process of the GPU misbehave, ``start`` before it has begun.
 
 With FLOWPREP_TEST_SHARD_SECONDS, shards may be as short as that, so that a few small videos make several.
 """
@@ -63,8 +63,10 @@ def _log(_path: Path, id: str) -> None:
 
 
 def _add_backends() -> None:
+    from flowprep import devices
     from flowprep.flow import BACKENDS
 
+    devices._seen = lambda: 8  # whatever there is
     BACKENDS["dis"]["gpu"] = "gpu_double:DIS"
     BACKENDS["tvl1"]["gpu"] = "gpu_double:TVL1"
 
