@@ -25,8 +25,8 @@ ROOMS = (
     "types",
     "versions",
     "devices",
-    "nvidia",
     "processes",
+    "nvidia",
     "schema",
     "config",
     "records",
@@ -44,6 +44,7 @@ ROOMS = (
     "extract",  # one video: what runs inside the sandbox's child
     "stacks",
     "derive",  # one video of a dataset made from a dataset: runs there, too
+    "child",  # of a sandbox: does that
     "sandbox",
     "shard",
     "run",
@@ -63,7 +64,7 @@ FOREIGN = {
     "av": ("av", ["video.py"]),
     "click": ("click", ["cli/"]),
     "cv2": ("opencv-contrib-python", ["opencv.py"]),
-    "cuda": ("cuda-bindings", ["flow/cuda/driver.py"]),
+    "cuda": ("cuda-bindings", ["flow/cuda/driver.py", "flow/cuda/launch.py"]),
     "dask": ("dask", ["run/dask.py"]),
     "distributed": ("distributed", ["run/dask.py"]),
     "google_crc32c": ("google-crc32c", ["codecs/", "store/"]),

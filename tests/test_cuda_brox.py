@@ -82,7 +82,7 @@ def swept(fields: Array, system: Array, going: list[int], sweeps: int, limit: fl
     planes = cuda.to_device(system)
     kernel[(across, down, pairs), (ACROSS, STRIPS)](both, control, 0, planes, sweeps, OMEGA, errors)
     if limit > 0:
-        judge[pairs, ADDERS](errors, across * down, np.float32(limit), control)
+        judge[(1, 1, pairs), ADDERS](errors, across * down, np.float32(limit), control)
     return both.copy_to_host(), control.copy_to_host(), errors.copy_to_host().sum(axis=1)
 
 
@@ -104,10 +104,11 @@ def batch(parameters: BroxParameters, frames: Array, pairs: list[tuple[int, int]
     arena, stream = Arena(), cuda.stream()
     fixed, frame, pair = BroxSolver.bytes_needed(parameters, *size)
     arena.clear(fixed + len(frames) * frame + capacity * pair + 2**12)
-    solver = BroxSolver(parameters, *size, len(frames), capacity, arena, stream)
     found = cuda.to_device(np.zeros((capacity, 2, *size), np.float32))
-    first, second = (cuda.to_device(np.array(side, np.int32)) for side in zip(*pairs, strict=True))
-    solver.solve(cuda.to_device(frames), len(frames), first, second, len(pairs), found, stream)
+    first, second = (np.zeros(capacity, np.int32) for _ in range(2))
+    first[: len(pairs)], second[: len(pairs)] = zip(*pairs, strict=True)
+    batch = cuda.to_device(frames), cuda.to_device(first), cuda.to_device(second), found
+    BroxSolver(parameters, *batch, arena, stream).solve(len(frames), len(pairs))
     return np.array(found.copy_to_host()[: len(pairs)])
 
 
@@ -119,7 +120,7 @@ def test_the_equations_are_the_definitions(preset: str) -> None:
     scheme, generator = reference.SCHEMES[preset], np.random.default_rng(3)
     frames = moved(9, 13, (0, 0), (0.6, -0.4), (1.1, 0.5))
     jets = [scheme.jet(frame.astype(np.float64)) for frame in frames]
-    slopes = np.array([[j.Ix, j.Iy, j.Ixx, j.Ixy, j.Iyy] for j in jets], np.float32)
+    slopes = np.array([[j.Ix, j.Iy, j.Ixx, j.Ixy, j.Iyy] for j in jets], np.float32).swapaxes(0, 1).copy()
     first, second = np.array([1, 2], np.int32), np.array([2, 0], np.int32)
     w, dw = (generator.normal(0, s, (2, 2, 9, 13)).astype(np.float32) for s in (1.5, 0.3))
     w[0, 0, 4, 4], w[1, 1, 5, 5] = -60, 1e9  # px: far outside

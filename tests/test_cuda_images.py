@@ -42,10 +42,10 @@ def noise(*shape: int, seed: int = 0) -> Floats:
 
 
 def _resampled(source: NDArray[Any], rows: Taps, columns: Taps, factor: float) -> Floats:
-    """Into every second plane of its target; the others stay as they are: 7."""
+    """Into the second half of its target; the first stays as it is: 7."""
     table = images.Tables(*(cuda.to_device(part) for part in images.tables(rows, columns, factor)))
-    target = cuda.to_device(np.full((len(source), 2, len(rows.start), len(columns.start)), 7, np.float32))
-    images.resampled(cuda.to_device(source), table, target[:, 1], len(source), 0)
+    target = cuda.to_device(np.full((2, len(source), len(rows.start), len(columns.start)), 7, np.float32))
+    images.resampling(cuda.to_device(source), table, target[1], 0)(len(source))
     return np.asarray(target.copy_to_host())
 
 
@@ -63,14 +63,14 @@ def test_resampling_is_a_product_with_matrices(make):
     planes = noise(2, 9, 13)
     rows, columns = make(9, 7), make(13, 10)
     found = simulated(_resampled, planes, rows, columns, 1.5)
-    assert np.all(found[:, 0] == 7)
+    assert np.all(found[0] == 7)
     expected = 1.5 * rows.matrix(9) @ planes @ columns.matrix(13).T
-    np.testing.assert_allclose(found[:, 1], expected, atol=GREY_LEVELS)
+    np.testing.assert_allclose(found[1], expected, atol=GREY_LEVELS)
 
 
 def test_frames_become_floats():
     frames = noise(3, 5, 9).astype(np.uint8)
-    assert np.array_equal(simulated(_resampled, frames, taps.same(5), taps.same(9), 1.0)[:, 1], frames)
+    assert np.array_equal(simulated(_resampled, frames, taps.same(5), taps.same(9), 1.0)[1], frames)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (5, 4), (9, 13)])
@@ -90,7 +90,7 @@ def test_derivatives_are_the_references(slopes, shape):
 
 def _ranges(frames: NDArray[Any], first: int, second: int) -> tuple[Floats, Floats, Floats]:
     low, high = (cuda.device_array(len(frames), np.float32) for _ in range(2))
-    images.low_and_high[len(frames), images.SEARCHERS, 0](cuda.to_device(frames), low, high)
+    images.low_and_high[(1, 1, len(frames)), images.SEARCHERS](cuda.to_device(frames), low, high)
     factor = cuda.device_array(1, np.float32)
     _stretch[1, 1](low, high, first, second, factor)
     return low.copy_to_host(), high.copy_to_host(), factor.copy_to_host()
@@ -141,7 +141,7 @@ def _sample_6(grey, slopes, flow, bicubic, out):
 def _sampled(planes: Floats, flow: Floats, *how: Any) -> Floats:
     """Of the second of two frames: planes (C, H, W); the first one is no number at all."""
     stack = np.stack([np.full_like(planes, np.nan), planes])
-    grey, slopes = cuda.to_device(stack[:, 0].copy()), cuda.to_device(stack[:, 1:].copy())
+    grey, slopes = cuda.to_device(stack[:, 0].copy()), cuda.to_device(stack[:, 1:].swapaxes(0, 1).copy())
     out = cuda.device_array((6, *flow.shape[1:]), np.float32)
     sample = _sample_3 if len(planes) == 3 else _sample_6
     sample[(*pixels(*flow.shape[1:], 1), 0)](grey, slopes, cuda.to_device(flow), *how, out)
@@ -202,7 +202,7 @@ def test_no_flow_leads_out_of_memory(size):
 
 def _filtered(state: Floats, turn: NDArray[np.int32], active: NDArray[np.int32], width: int) -> Floats:
     on_device = cuda.to_device(state)
-    median.median(on_device, cuda.to_device(turn), cuda.to_device(active), width, len(turn), 0)
+    median.median(on_device, cuda.to_device(turn), cuda.to_device(active), width, 0)(len(turn))
     return np.asarray(on_device.copy_to_host())
 
 
@@ -255,16 +255,17 @@ def test_networks_find_the_median_of_all_values(monkeypatch):
 
 
 def _levels(pyramid: Pyramid, frames: NDArray[Any]) -> tuple[list[Floats], list[Floats], Floats, Floats]:
-    pyramid.place(len(frames) + 1, 0)
-    pyramid.build(cuda.to_device(frames), len(frames), 0)
-    grey, slopes = ([level.copy_to_host()[:-1] for level in part] for part in (pyramid.grey, pyramid.slopes))
+    pyramid.place(cuda.to_device(np.concatenate([frames, frames[:1]])), cuda.stream())
+    pyramid.build(len(frames))
+    grey = [level.copy_to_host()[:-1] for level in pyramid.grey]
+    slopes = [level.copy_to_host().swapaxes(0, 1)[:-1] for level in pyramid.slopes]
     return grey, slopes, pyramid.low.copy_to_host()[:-1], pyramid.high.copy_to_host()[:-1]
 
 
 def _carried(pyramid: Pyramid, flow: Floats) -> Floats:
-    pyramid.place(1, 0)
+    pyramid.place(cuda.device_array((1, *pyramid.sizes[0]), np.uint8), cuda.stream())
     fine = cuda.device_array((len(flow), *pyramid.sizes[0]), np.float32)
-    pyramid.carry(0, cuda.to_device(flow), fine, len(flow), 0)
+    pyramid.carrying(0, cuda.to_device(flow), fine, 0)(len(flow) // 2)
     return np.asarray(fine.copy_to_host())
 
 
@@ -333,9 +334,9 @@ def test_pyramids_are_the_cpu_engines(method, preset, dtype):
 def test_flow_is_carried_to_the_next_level(method, preset):
     solver, pyramid = method(preset)
     (height, width), (h, w) = pyramid.sizes
-    flow = noise(3, h, w) / 50
+    flow = noise(4, h, w) / 50
     found = simulated(_carried, pyramid, flow)
-    assert found.shape == (3, height, width)
+    assert found.shape == (4, height, width)
     step = solver.parameters.scale_step if method is tvl1 else solver.parameters.scale_factor
     enlarged = {
         "opencv": reference_tvl1.enlarged_bilinearly(flow, (height, width), shift=0.5),
@@ -361,5 +362,5 @@ def _taken(pyramid: Pyramid, frames: int) -> int:
         sizes.append(-(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 256) * 256)
         return cuda.device_array(shape, dtype)
 
-    pyramid.place(frames, 0, array)
+    pyramid.place(cuda.device_array((frames, *pyramid.sizes[0]), np.uint8), cuda.stream(), array)
     return sum(sizes)

@@ -62,7 +62,7 @@ def relaxed(state: Array, data: Array, control: NDArray[np.int32], limit: float)
     kernels.relax[(across, down, pairs), (tile.WIDTH, tile.STRIPS)](
         on_device, cuda.to_device(data), numbers, np.float32(0.25), errors
     )
-    kernels.judge[pairs, (kernels.ADDERS, tile.HALO)](errors, across * down, np.float32(limit), numbers)
+    kernels.judge[(1, 1, pairs), (kernels.ADDERS, tile.HALO)](errors, across * down, np.float32(limit), numbers)
     return {
         "tiles": (across, down),
         "halo": tile.HALO,

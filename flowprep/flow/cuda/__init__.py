@@ -6,8 +6,9 @@
     brox_kernels.py    Brox: robust weights                           median.py     the median filter of TV-L1
     brox_sweeps.py     its sweeps of over-relaxation                  watch.py      who is still going
     brox_data_term.py  its warps                                      memory.py     one piece, cut up for each size
-    tile.py            how iterations stay on the chip                device.py     decorators, launching
+    tile.py            how iterations stay on the chip                device.py     decorators, threads, code on disk
     fields.py          what comes back: statistics, levels, floats    driver.py     whether there is a GPU, and which
+    launch.py          kernels with their arguments, prepared
 
 The reference is the CPU engine (flow/cpu/): the same presets, parameters and conventions, and fields that agree with
 its own to 0.02 px in the mean. On one GPU a field is the same to the last bit each time, whatever its batch.
@@ -26,9 +27,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flowprep.errors import UsageError, Verdict, VideoError
+from flowprep.errors import UsageError
 from flowprep.flow import FlowAlgorithm, Greys, Parameters
-from flowprep.flow.batch import DeviceFields
+from flowprep.flow.batch import DeviceFields, too_large
 from flowprep.flow.brox import BroxParameters
 from flowprep.flow.cuda import driver
 from flowprep.flow.tvl1 import TVL1Parameters
@@ -39,6 +40,7 @@ FRAMES_A_PAIR = 2  # that a batch has room for: requests for one pair each may c
 AT_ONCE = 2  # objects of one process that compute at the same time, each with half of the memory
 SHARE = 0.8  # of what is free on the GPU when the process starts
 PADDING = 2**16  # bytes: what arrays are padded by
+WORKSPACES = 16  # sizes of frames that all is kept prepared for
 
 
 _warming = threading.Lock()
@@ -46,16 +48,15 @@ _warm: set[str] = set()  # methods whose kernels are on the GPU of this process
 
 
 class Solver(Protocol):
-    """Workspace and schedule for batches of frames of one size."""
+    """Workspace and schedule for batches of frames of one size, which come and go in the same arrays."""
 
-    def solve(self, frames: Any, count: int, first: Any, second: Any, pairs: int, flow: Any, stream: Any) -> None:
-        """Enqueue the flow of ``pairs`` pairs of ``count`` frames, in px, into ``flow`` (P, 2, H, W) on the device."""
+    def solve(self, frames: int, pairs: int) -> None:
+        """Enqueue the flow, in px, of the first ``pairs`` pairs of the first ``frames`` frames."""
 
 
 class _Workspace(NamedTuple):
-    """Everything on the device for frames of one size and dtype."""
+    """Everything on the device for frames of one size and dtype: tables of its own, arrays in the memory of all."""
 
-    shape: tuple[int, int, str]  # height, width, dtype of the frames
     frames: Any  # (F, H, W)
     first: Any  # (P,) int32
     second: Any
@@ -76,7 +77,7 @@ class CudaFlow(FlowAlgorithm):
         _given()  # said before anything is begun
         self._arena: Any = None
         self._stream: Any = None
-        self._workspace: _Workspace | None = None
+        self._workspaces: dict[tuple[int, int, str], _Workspace] = {}  # by size and dtype; the last used is the last
 
     @classmethod
     def unavailable(cls) -> str:
@@ -110,26 +111,29 @@ class CudaFlow(FlowAlgorithm):
         """Bytes of the solver's memory on the device: whatever the batch, for each frame, and for each pair."""
 
     @abstractmethod
-    def _make_solver(self, height: int, width: int, frames: int, pairs: int, arena: Any, stream: Any) -> Solver:
-        """For batches of at most so many frames and pairs."""
+    def _make_solver(self, frames: Any, first: Any, second: Any, flow: Any, arena: Any, stream: Any) -> Solver:
+        """From ``frames`` (F, H, W) and the frames ``first`` and ``second`` (P,) of pairs to ``flow`` (P, 2, H, W)."""
 
     def pairs_in_a_batch(self, height: int, width: int) -> int:
         fixed, pair = self._bytes(height, width)
-        return max(0, min(MOST_PAIRS, (_budget() // AT_ONCE - fixed) // pair))
+        there = _budget() // AT_ONCE
+        if fixed + pair > there:
+            raise too_large(height, width, fixed + pair, there)
+        return min(MOST_PAIRS, (there - fixed) // pair)
 
     def fields(self, frames: Greys, first: NDArray[np.int32], second: NDArray[np.int32]) -> DeviceFields:
         from flowprep.flow.cuda.fields import CudaFields
 
         space = self._workspace_for(frames)
-        for host, device in ((frames, space.frames), (first, space.first), (second, space.second)):
-            device[: len(host)].copy_to_device(np.ascontiguousarray(host), stream=self._stream)
-        flow = space.fields.flow
-        space.solver.solve(space.frames, len(frames), space.first, space.second, len(first), flow, self._stream)
-        return CudaFields(space.fields, len(first), self._stream)
+        batch = [np.ascontiguousarray(array) for array in (frames, first, second)]
+        for host, device in zip(batch, (space.frames, space.first, space.second), strict=True):
+            device[: len(host)].copy_to_device(host, stream=self._stream)
+        space.solver.solve(len(frames), len(first))
+        return CudaFields(space.fields, len(first), self._stream, batch)
 
     def _flow(self, frames: Greys) -> NDArray[np.float32]:
         found = np.empty((len(frames) - 1, 2, *frames.shape[1:]), np.float32)
-        most = self._most(*frames.shape[1:])
+        most = self.pairs_in_a_batch(*frames.shape[1:])
         for start in range(0, len(found), most):
             count = min(most, len(found) - start)
             pairs = np.arange(count, dtype=np.int32)
@@ -142,18 +146,14 @@ class CudaFlow(FlowAlgorithm):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what lies on the device."""
-        return {**self.__dict__, "_arena": None, "_stream": None, "_workspace": None}
+        return {**self.__dict__, "_arena": None, "_stream": None, "_workspaces": {}}
 
-    def _most(self, height: int, width: int) -> int:
-        most = self.pairs_in_a_batch(height, width)
-        if most == 0:
-            needed, there = sum(self._bytes(height, width)) / 2**20, _budget() / AT_ONCE / 2**20
-            raise VideoError(
-                Verdict.TOO_LARGE,
-                f"a pair of {width}x{height} pixels takes {needed:.0f} MiB of the GPU's memory, {there:.0f} are there "
-                "for it; give --short-side, or --backend cpu",
-            )
-        return most
+    def give_back(self) -> None:
+        from flowprep.flow.cuda.device import release
+
+        self._workspaces.clear()
+        self._arena = self._stream = None
+        release()
 
     def _bytes(self, height: int, width: int) -> tuple[int, int]:
         """Device memory of a batch: fixed, and for each pair with its frames."""
@@ -171,25 +171,27 @@ class CudaFlow(FlowAlgorithm):
 
         height, width = frames.shape[1:]
         shape = (height, width, str(frames.dtype))
-        if self._workspace is None or self._workspace.shape != shape:
-            self._workspace = None
+        space = self._workspaces.pop(shape, None)
+        if space is None:
             self.warm()
             if self._arena is None:
                 self._arena, self._stream = Arena(), cuda.stream()
-            pairs = self._most(height, width)
+            pairs = self.pairs_in_a_batch(height, width)
             arena = self._arena
             fixed, pair = self._bytes(height, width)
-            arena.clear(fixed + pairs * pair)
-            count = FRAMES_A_PAIR * pairs
-            self._workspace = _Workspace(
-                shape,
-                arena.array((count, height, width), frames.dtype),
-                arena.array(pairs, np.int32),
-                arena.array(pairs, np.int32),
-                FieldsMemory(pairs, height, width, arena),
-                self._make_solver(height, width, count, pairs, arena, self._stream),
-            )
-        return self._workspace
+            size = fixed + pairs * pair
+            if size > arena.size:
+                self._workspaces.clear()  # they lie in the memory that goes
+            elif len(self._workspaces) == WORKSPACES:
+                del self._workspaces[next(iter(self._workspaces))]
+            arena.clear(size)
+            batch = arena.array((FRAMES_A_PAIR * pairs, height, width), frames.dtype)
+            first, second = arena.array(pairs, np.int32), arena.array(pairs, np.int32)
+            fields = FieldsMemory(pairs, height, width, arena)
+            solver = self._make_solver(batch, first, second, fields.flow, arena, self._stream)
+            space = _Workspace(batch, first, second, fields, solver)
+        self._workspaces[shape] = space
+        return space
 
 
 class TVL1(CudaFlow):
@@ -205,10 +207,10 @@ class TVL1(CudaFlow):
 
         return TVL1Solver.bytes_needed(self.parameters, height, width)
 
-    def _make_solver(self, height: int, width: int, frames: int, pairs: int, arena: Any, stream: Any) -> Solver:
+    def _make_solver(self, frames: Any, first: Any, second: Any, flow: Any, arena: Any, stream: Any) -> Solver:
         from flowprep.flow.cuda.tvl1 import TVL1Solver
 
-        return TVL1Solver(self.parameters, height, width, frames, pairs, arena, stream)
+        return TVL1Solver(self.parameters, frames, first, second, flow, arena, stream)
 
 
 class Brox(CudaFlow):
@@ -224,10 +226,10 @@ class Brox(CudaFlow):
 
         return BroxSolver.bytes_needed(self.parameters, height, width)
 
-    def _make_solver(self, height: int, width: int, frames: int, pairs: int, arena: Any, stream: Any) -> Solver:
+    def _make_solver(self, frames: Any, first: Any, second: Any, flow: Any, arena: Any, stream: Any) -> Solver:
         from flowprep.flow.cuda.brox import BroxSolver
 
-        return BroxSolver(self.parameters, height, width, frames, pairs, arena, stream)
+        return BroxSolver(self.parameters, frames, first, second, flow, arena, stream)
 
 
 @cache

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from flowprep.flow.cuda.brox_sweeps import (
 )
 from flowprep.flow.cuda.device import pixels
 from flowprep.flow.cuda.images import IPOL_SLOPES, NCV_SLOPES, rest
+from flowprep.flow.cuda.launch import ONE_BLOCK, ONE_THREAD, Launch
 from flowprep.flow.cuda.memory import Arena
 from flowprep.flow.cuda.pyramid import Pyramid
 from flowprep.flow.cuda.watch import Watch
@@ -30,6 +32,8 @@ from flowprep.flow.taps import bicubic, bicubic_inside, smaller, supersampled
 
 LOOK_EVERY = 4  # launches of sweeps between two looks at who is still going
 FLOW = 2 * 2  # planes of a pair
+
+Step = Callable[[int], None]  # enqueues work for a number of pairs
 
 
 class _Level(NamedTuple):
@@ -48,20 +52,18 @@ class _Level(NamedTuple):
 
 
 class BroxSolver:
-    """Workspace and schedule for batches of at most ``frames`` frames and ``pairs`` pairs of one size."""
+    """Workspace and schedule for batches of pairs of one size."""
 
     def __init__(
-        self,
-        parameters: BroxParameters,
-        height: int,
-        width: int,
-        frames: int,
-        pairs: int,
-        arena: Arena,
-        stream: Any,
+        self, parameters: BroxParameters, frames: Any, first: Any, second: Any, flow: Any, arena: Arena, stream: Any
     ) -> None:
+        """frames (F, H, W) uint8 or float32, first and second (P,) int32, flow (P, 2, H, W): all on the device, and as
+        large as batches ever are. Work is enqueued on ``stream``."""
         self.parameters = parameters
         self.ipol = parameters.preset == "ipol"
+        self._first, self._second = first, second
+        self._stream = stream
+        pairs, (height, width) = len(first), frames.shape[1:]
         self.pyramid = _pyramid(parameters, height, width)
         self.pyramid.place(frames, stream, arena.array)
         across, down = tiles(height, width)
@@ -70,10 +72,11 @@ class BroxSolver:
         errors = arena.array(pairs * across * down, np.float32)
         self._levels = [_level(memory, errors, data, pairs, h, w) for h, w in self.pyramid.sizes]
         self._control = arena.array((2, pairs), np.int32)
-        self._going = self._control[kernels.GOING]
-        self._watch = Watch(pairs)
+        self._watch = Watch(self._control[kernels.GOING], stream)
+        self._schedule = self._planned(flow)
 
     @staticmethod
+    @lru_cache(256)
     def bytes_needed(parameters: BroxParameters, height: int, width: int) -> tuple[int, int, int]:
         """Bytes of device memory in any case, for each frame and for each pair."""
         across, down = tiles(height, width)
@@ -81,83 +84,99 @@ class BroxSolver:
         pair = 4 * (planes * height * width + across * down + 2)
         return *_pyramid(parameters, height, width).bytes_needed(), pair
 
-    def solve(self, frames: Any, count: int, first: Any, second: Any, pairs: int, flow: Any, stream: Any) -> None:
-        """Flow of ``pairs`` pairs of ``count`` frames, in px, into ``flow`` (P, 2, H, W).
+    def solve(self, frames: int, pairs: int) -> None:
+        """Flow of the first ``pairs`` pairs of the first ``frames`` frames, in px.
 
-        frames (F, H, W) uint8 or float32, first and second (P,) int32: all on the device. Work is enqueued on
-        ``stream``; on return the last of it may not be done yet.
+        On return the last of it may not be done yet.
         """
+        self.pyramid.build(frames)
+        for step in self._schedule:
+            step(pairs)
+
+    def _planned(self, flow: Any) -> list[Step]:
+        """What is done for a number of pairs, one after the other."""
         p, control = self.parameters, self._control
-        self.pyramid.build(frames, count, stream)
-        coarsest = self._levels[-1]
-        rest[*pixels(coarsest.height, coarsest.width, pairs), stream](coarsest.start)
+        begin_level = Launch(kernels.begin_level, ONE_BLOCK, ONE_THREAD, self._stream, control)
+        steps: list[Step] = [self._per_pixel(rest, self._levels[-1], self._levels[-1].start)]
         for k in range(len(self._levels) - 1, -1, -1):
             level = self._levels[k]
-            kernels.begin_level[pairs, 1, stream](control)
+            steps.append(begin_level)
+            # What comes again is the same launch again.
+            linearising, preparing = cache(partial(self._linearising, k)), cache(partial(self._preparing, level))
+            sweeping = cache(partial(self._sweeping if p.tolerance == 0 else self._converging, level))
             turn = 0  # launches of sweeps since the flow was in the buffer that ``control`` says, modulo 2
             for _ in range(p.warps):
-                self._linearise(k, turn, first, second, pairs, stream)
+                steps.append(linearising(turn))
                 for inner in range(p.inner_iterations):
-                    self._prepare(level, turn, inner, pairs, stream)
-                    if p.tolerance > 0:
-                        self._converge(level, pairs, stream)
-                    else:
-                        turn = self._sweep(level, turn, pairs, stream)
-            images = pixels(level.height, level.width, pairs)
-            kernels.end_level[*images, stream](level.flow, control, turn, level.field if k else flow)
+                    sweeps, turned = sweeping(turn)
+                    steps += [*preparing(turn, inner == 0), *sweeps]
+                    turn = turned
+            target = level.field if k else flow
+            steps.append(self._per_pixel(kernels.end_level, level, level.flow, control, turn, target))
             if k:
-                self.pyramid.carry(k - 1, level.field_planes, self._levels[k - 1].start_planes, 2 * pairs, stream)
+                finer = self._levels[k - 1].start_planes
+                steps.append(self.pyramid.carrying(k - 1, level.field_planes, finer, self._stream))
+        return steps
 
-    def _linearise(self, k: int, turn: int, first: Any, second: Any, pairs: int, stream: Any) -> None:
+    def _per_pixel(self, kernel: Any, level: _Level, *arguments: Any) -> Launch:
+        return Launch(kernel, *pixels(level.height, level.width), self._stream, *arguments)
+
+    def _linearising(self, k: int, turn: int) -> Launch:
         level, pyramid = self._levels[k], self.pyramid
-        images, flow = pixels(level.height, level.width, pairs), (level.flow, self._control, turn)
+        flow, pairs = (level.flow, self._control, turn), (self._first, self._second)
         frames = pyramid.grey[k], pyramid.slopes[k]
         if self.ipol:
-            linearise_apart[*images, stream](*flow, *frames, pyramid.low, pyramid.high, first, second, level.data)
-        else:
-            linearise[*images, stream](*flow, *frames, first, second, np.float32(self.parameters.gamma), level.data)
+            ranges = pyramid.low, pyramid.high
+            return self._per_pixel(linearise_apart, level, *flow, *frames, *ranges, *pairs, level.data)
+        return self._per_pixel(linearise, level, *flow, *frames, *pairs, np.float32(self.parameters.gamma), level.data)
 
-    def _prepare(self, level: _Level, turn: int, inner: int, pairs: int, stream: Any) -> None:
+    def _preparing(self, level: _Level, turn: int, warped: bool) -> list[Launch]:
         p = self.parameters
-        images, flow = pixels(level.height, level.width, pairs), (level.flow, self._control, turn)
+        flow = level.flow, self._control, turn
         weight, weight_2, omega = np.float32(1 / p.alpha), np.float32(p.gamma / p.alpha), np.float32(p.omega)
-        if self.ipol:
-            # IPOL's diffusivity is that of the flow before the warp, OpenCV's follows the increments.
-            if inner == 0:
-                kernels.diffuse[*images, stream](*flow, level.system)
-            kernels.prepare_apart[*images, stream](*flow, level.data, weight, weight_2, omega, level.system)
-        else:
-            kernels.prepare[*images, stream](*flow, level.data, weight, omega, level.system)
+        if not self.ipol:
+            return [self._per_pixel(kernels.prepare, level, *flow, level.data, weight, omega, level.system)]
+        weights = weight, weight_2, omega
+        prepare = self._per_pixel(kernels.prepare_apart, level, *flow, level.data, *weights, level.system)
+        # IPOL's diffusivity is that of the flow before the warp, OpenCV's follows the increments.
+        return [self._per_pixel(kernels.diffuse, level, *flow, level.system), prepare] if warped else [prepare]
 
-    def _sweep(self, level: _Level, turn: int, pairs: int, stream: Any) -> int:
-        """All sweeps; returns the new ``turn``."""
-        p = self.parameters
+    def _sweeping(self, level: _Level, turn: int) -> tuple[list[Step], int]:
+        """All sweeps, and the ``turn`` behind them."""
+        count = self.parameters.solver_iterations
         across, down = tiles(level.height, level.width)
-        at_once = SWEEPS if across * down > 1 else p.solver_iterations  # a single tile overlaps with no other
-        for done in range(0, p.solver_iterations, at_once):
-            sweeps = min(at_once, p.solver_iterations - done)
-            self._launch(solve, level, turn, sweeps, pairs, stream)
+        at_once = SWEEPS if across * down > 1 else count  # a single tile overlaps with no other
+        steps: list[Step] = []
+        for done in range(0, count, at_once):
+            steps.append(self._sweep(solve, level, turn, min(at_once, count - done)))
             turn ^= 1
-        return turn
+        return steps, turn
 
-    def _converge(self, level: _Level, pairs: int, stream: Any) -> None:
-        """Sweeps until the change of every pair is small enough."""
+    def _converging(self, level: _Level, turn: int) -> tuple[list[Step], int]:
+        """Sweeps until the change of every pair is small enough; ``turn``, which is 0, stays."""
         p, control = self.parameters, self._control
         limit = np.float32(p.tolerance**2 * level.height * level.width)
         across, down = tiles(level.height, level.width)
-        begin_solver[pairs, 1, stream](control)
-        self._watch.begin()
-        for launch, done in enumerate(range(0, p.solver_iterations, SWEEPS)):
-            if launch and launch % LOOK_EVERY == 0 and self._watch.all_stopped(self._going, pairs, stream):
-                return
-            self._launch(solve_measured, level, 0, min(SWEEPS, p.solver_iterations - done), pairs, stream)
-            judge[pairs, ADDERS, stream](level.errors, across * down, limit, control)
+        begin = Launch(begin_solver, ONE_BLOCK, ONE_THREAD, self._stream, control)
+        judging = Launch(judge, ONE_BLOCK, (ADDERS, 1), self._stream, level.errors, across * down, limit, control)
+        starts = range(0, p.solver_iterations, SWEEPS)
+        sweeps = [self._sweep(solve_measured, level, turn, min(SWEEPS, p.solver_iterations - done)) for done in starts]
+        return [partial(self._converge, begin, sweeps, judging)], turn
 
-    def _launch(self, kernel: Any, level: _Level, turn: int, sweeps: int, pairs: int, stream: Any) -> None:
+    def _converge(self, begin: Launch, sweeps: list[Launch], judging: Launch, pairs: int) -> None:
+        begin(pairs)
+        self._watch.begin()
+        for number, sweep in enumerate(sweeps):
+            if number and number % LOOK_EVERY == 0 and self._watch.all_stopped(pairs):
+                return
+            sweep(pairs)
+            judging(pairs)
+
+    def _sweep(self, kernel: Any, level: _Level, turn: int, sweeps: int) -> Launch:
         omega = np.float32(self.parameters.omega)
-        blocks = (*tiles(level.height, level.width), pairs)
+        blocks = (*tiles(level.height, level.width), 1)
         flow = level.flow, self._control, turn
-        kernel[blocks, (ACROSS, STRIPS), stream](*flow, level.system, sweeps, omega, level.errors)
+        return Launch(kernel, blocks, (ACROSS, STRIPS), self._stream, *flow, level.system, sweeps, omega, level.errors)
 
 
 def _data(p: BroxParameters) -> int:

@@ -1,7 +1,7 @@
 """The data term of Brox flow, linearised around the flow so far: one kernel, once a warp; one for either form of it.
 
 Arrays and symbols are those of brox_kernels.py. Frames are given at the level, with their derivatives: grey (F, H, W),
-slopes (F, 5, H, W): planes Ix, Iy, Ixx, Ixy, Iyy. Pair i is of the frames first[i] and second[i].
+slopes (5, F, H, W): planes Ix, Iy, Ixx, Ixy, Iyy. Pair i is of the frames first[i] and second[i].
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def linearise(flow, control, turn, grey, slopes, first, second, gamma, data):
         data[pair, U, y, x], data[pair, V, y, x] = u, v
         i, ix, iy, ixx, ixy, iyy = bilinear_6(grey, slopes, i1, np.float32(x) + u, np.float32(y) + v)
         iz = (i - grey[i0, y, x]) * UNIT
-        ixz, iyz = (ix - slopes[i0, 0, y, x]) * UNIT, (iy - slopes[i0, 1, y, x]) * UNIT
+        ixz, iyz = (ix - slopes[0, i0, y, x]) * UNIT, (iy - slopes[1, i0, y, x]) * UNIT
         ix, iy, ixx, ixy, iyy = ix * UNIT, iy * UNIT, ixx * UNIT, ixy * UNIT, iyy * UNIT
         # Brightness: (iz + ix du + iy dv)^2; gradient: (ixz + ixx du + ixy dv)^2 + (iyz + ixy du + iyy dv)^2.
         f = iz * iz + gamma * (ixz * ixz + iyz * iyz)
@@ -64,7 +64,7 @@ def linearise_apart(flow, control, turn, grey, slopes, low, high, first, second,
         s = s if inside(x1, y1, height, width) else ZERO
         i, ix, iy, ixx, ixy, iyy = cubic_6(grey, slopes, i1, x1, y1, CATMULL_ROM, False)
         iz = (i - grey[i0, y, x]) * s
-        ixz, iyz = (ix - slopes[i0, 0, y, x]) * s, (iy - slopes[i0, 1, y, x]) * s
+        ixz, iyz = (ix - slopes[0, i0, y, x]) * s, (iy - slopes[1, i0, y, x]) * s
         ix, iy, ixx, ixy, iyy = ix * s, iy * s, ixx * s, ixy * s, iyy * s
         store_term(data, pair, FIRST_TERM, y, x, iz * iz, ix * iz, iy * iz, ix * ix, iy * iy, ix * iy)
         f, c = ixz * ixz + iyz * iyz, ixy * (ixx + iyy)

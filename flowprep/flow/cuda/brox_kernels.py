@@ -148,8 +148,8 @@ def prepare_apart(flow, control, turn, data, weight, weight_2, omega, system):
 @kernel(threads=1)
 def begin_level(control):
     """Every pair (a block) has its flow in buffer 0 and is going."""
-    control[TURN, cuda.blockIdx.x] = 0
-    control[GOING, cuda.blockIdx.x] = 1
+    control[TURN, cuda.blockIdx.z] = 0
+    control[GOING, cuda.blockIdx.z] = 1
 
 
 @kernel

@@ -54,7 +54,7 @@ def tiles(height: int, width: int) -> tuple[int, int]:
 @kernel(threads=1)
 def begin_solver(control):
     """Every pair (a block) is going."""
-    control[GOING, cuda.blockIdx.x] = 1
+    control[GOING, cuda.blockIdx.z] = 1
 
 
 def _solver(measuring: bool) -> Any:
@@ -175,7 +175,7 @@ solve_measured = _solver(True)
 def judge(errors, tiles, limit, control):
     """Behind :func:`solve_measured`: turn each pair (a block) to what it wrote, and stop those whose sum of squared
     changes is at most ``limit``."""
-    pair, adder = cuda.blockIdx.x, cuda.threadIdx.x
+    pair, adder = cuda.blockIdx.z, cuda.threadIdx.x
     if control[GOING, pair] == 0:
         return
     sums = cuda.shared.array(ADDERS, float32)

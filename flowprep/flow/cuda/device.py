@@ -1,4 +1,4 @@
-"""What the kernels need of Numba and of the GPU: decorators, and a few words for launching.
+"""What the kernels need of Numba and of the GPU: decorators, and a few words on threads and memory.
 
 With NUMBA_ENABLE_CUDASIM=1, set before Numba is imported, the same kernels run on the CPU, thread by thread: so slowly
 that only tiny images make sense, but they are the very kernels.
@@ -59,9 +59,9 @@ def inline(function: Callable[..., Any]) -> Any:
 product: Any = operator.mul if SIMULATED else import_module("numba.cuda.libdevice").fmul_rn
 
 
-def pixels(height: int, width: int, images: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
-    """Blocks and threads of a kernel with one thread for each pixel of ``images`` images."""
-    return (-(-width // COLUMNS), -(-height // LINES), images), (COLUMNS, LINES)
+def pixels(height: int, width: int, planes: int = 1) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Blocks and threads of a kernel with one thread for each pixel of images with so many planes."""
+    return (-(-width // COLUMNS), -(-height // LINES), planes), (COLUMNS, LINES)
 
 
 def free_memory() -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from flowprep.flow.batch import Coding, DeviceFields
 from flowprep.flow.cuda import fields_kernels as kernels
 from flowprep.flow.cuda.device import pixels
+from flowprep.flow.cuda.launch import Launch
 from flowprep.flow.cuda.memory import Arena
 
 LEVEL_BYTES = 2  # at most
@@ -32,16 +33,20 @@ class FieldsMemory:
 
 
 class CudaFields(DeviceFields):
-    """``pairs`` fields in ``memory``, there once what was enqueued on ``stream`` is done."""
+    """``pairs`` fields in ``memory``, there once what was enqueued on ``stream`` is done.
 
-    def __init__(self, memory: FieldsMemory, pairs: int, stream: Any) -> None:
+    ``batch``: arrays of the host that are copied from meanwhile.
+    """
+
+    def __init__(self, memory: FieldsMemory, pairs: int, stream: Any, batch: list[NDArray[Any]]) -> None:
         self._memory = memory
+        self._batch = batch
         self._flow = memory.flow[:pairs]
         self._stream = stream
         _, _, height, width = self._flow.shape
         self._statistics = memory.statistics[:pairs]
         planes = self._flow.reshape(pairs, 2, height * width)
-        kernels.statistics[(2, pairs), kernels.THREADS, stream](planes, self._statistics)
+        Launch(kernels.statistics, (2, 1, 1), (kernels.THREADS, 1), stream, planes, self._statistics)(pairs)
         self._found: NDArray[np.float32] | None = None
 
     def extremes(self) -> NDArray[np.float32]:
@@ -55,9 +60,13 @@ class CudaFields(DeviceFields):
         dtype = np.dtype(coding.dtype)
         used = self._flow.size * dtype.itemsize
         levels = memory.levels[:used].view(dtype).reshape(pairs, 2, height, width)
-        for numbers, target in ((coding.inverse, memory.inverse), (coding.after, memory.after)):
-            target[:pairs].copy_to_device(np.ascontiguousarray(numbers, np.float32), stream=self._stream)
-        kernels.to_levels[*pixels(height, width, 2 * pairs), self._stream](
+        numbers = [np.ascontiguousarray(part, np.float32) for part in (coding.inverse, coding.after)]
+        for part, target in zip(numbers, (memory.inverse, memory.after), strict=True):
+            target[:pairs].copy_to_device(part, stream=self._stream)
+        launch = Launch(
+            kernels.to_levels,
+            *pixels(height, width, 2),
+            self._stream,
             self._flow,
             memory.inverse,
             np.float32(coding.before),
@@ -67,6 +76,7 @@ class CudaFields(DeviceFields):
             np.float32(coding.highest),
             levels,
         )
+        launch(pairs)
         return self._copied(levels)
 
     def __getitem__(self, rows: Sequence[int]) -> NDArray[np.float32]:

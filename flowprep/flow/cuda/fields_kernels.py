@@ -23,7 +23,7 @@ def statistics(flow, out):
 
     Not a number, all three, where a value is none or infinite. A block for each plane; always added in one order.
     """
-    component, pair, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+    component, pair, thread = cuda.blockIdx.x, cuda.blockIdx.z, cuda.threadIdx.x
     sums = cuda.shared.array(THREADS, float64)
     lows = cuda.shared.array(THREADS, float32)
     highs = cuda.shared.array(THREADS, float32)

@@ -15,6 +15,7 @@ import numpy as np
 from numba import cuda, float32, int32, uint8
 
 from flowprep.flow.cuda.device import SIMULATED, inline, kernel, pixels
+from flowprep.flow.cuda.launch import Launch
 from flowprep.flow.taps import (
     CENTRAL,
     FOURTH_ORDER,
@@ -62,7 +63,7 @@ def rest(flow):
 @kernel(threads=SEARCHERS)
 def low_and_high(frames, low, high):
     """The least and the greatest grey level of each frame (a block): frames (F, H, W), low and high (F,)."""
-    n, thread = cuda.blockIdx.x, cuda.threadIdx.x
+    n, thread = cuda.blockIdx.z, cuda.threadIdx.x
     frame, length = frames[n].flat, frames.shape[1] * frames.shape[2]
     lows = cuda.shared.array(SEARCHERS, float32)
     highs = cuda.shared.array(SEARCHERS, float32)
@@ -96,7 +97,7 @@ def signatures() -> dict[Any, list[tuple[Any, ...]]]:
     tables = (int32[::1], float32[:, ::1]) * 2
     ranges = (float32[::1], float32[::1])
     return {
-        resample: [(frames, *tables, levels), (levels, *tables, levels), (levels, *tables, float32[:, :, :])],
+        resample: [(frames, *tables, levels), (levels, *tables, levels)],
         rest: [(float32[:, :, :, ::1],)],
         low_and_high: [(frames, *ranges), (levels, *ranges)],
     }
@@ -127,10 +128,10 @@ def tables(rows: Taps, columns: Taps, factor: float = 1.0) -> Tables:
     )
 
 
-def resampled(source: Any, table: Tables, target: Any, count: int, stream: Any) -> None:
-    """Enqueue :func:`resample` for the first ``count`` planes of ``target`` (N, H, W); all on the device."""
-    height, width = target.shape[1:]
-    resample[*pixels(height, width, count), stream](source, *table, target)
+def resampling(source: Any, table: Tables, target: Any, stream: Any, planes: int = 1) -> Launch:
+    """:func:`resample` for ``target`` (N, H, W), ``planes`` of which are one image; all on the device."""
+    _, height, width = target.shape
+    return Launch(resample, *pixels(height, width, planes), stream, source, *table, target)
 
 
 def _twice(once: Table, n: int) -> Taps:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32, int32
 
-from flowprep.flow.cuda.device import COLUMNS, LINES, inline, kernel
+from flowprep.flow.cuda.device import inline, kernel, pixels
+from flowprep.flow.cuda.launch import Launch
 
 ROWS = 8  # that a thread filters
 PLANES = 6  # of a pair's state
@@ -189,15 +190,15 @@ def median_5(state, turn, active):
                 upper = lower
 
 
-def median(state: Any, turn: Any, active: Any, width: int, pairs: int, stream: Any) -> None:
-    """Enqueue: for each pair whose ``active`` is not 0, median filter U1 and U2 with a window of ``width`` (3 or 5) px.
+def median(state: Any, turn: Any, active: Any, width: int, stream: Any) -> Launch:
+    """For each pair whose ``active`` is not 0, median filter U1 and U2 with a window of ``width`` (3 or 5) px.
 
     state (2, P, 6, H, W) float32 holds the planes of pairs twice; turn, active (P,) int32. What is read is buffer
     turn[pair]; the other one gets the filtered planes and copies of the remaining ones.
     """
     height, columns = state.shape[3:]
-    blocks = -(-columns // COLUMNS), -(-height // (LINES * ROWS)), pairs * PLANES
-    {3: median_3, 5: median_5}[width][blocks, (COLUMNS, LINES), stream](state, turn, active)
+    blocks, threads = pixels(-(-height // ROWS), columns, PLANES)
+    return Launch({3: median_3, 5: median_5}[width], blocks, threads, stream, state, turn, active)
 
 
 def signatures() -> dict[Any, list[tuple[Any, ...]]]:

@@ -24,10 +24,18 @@ class Arena:
         self._memory = cuda.device_array(0, np.uint8)
         self._used = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes that there is room for, without more memory."""
+        return int(self._memory.size)
+
     def clear(self, size: int) -> None:
-        """Begin again, with room for ``size`` bytes. Raises MemoryError where the GPU has not so much."""
+        """Begin again, with room for ``size`` bytes. Raises MemoryError where the GPU has not so much.
+
+        Where that is more than there was, what was handed out before keeps the old memory from being given back.
+        """
         self._used = 0
-        if size > self._memory.size:
+        if size > self.size:
             self._memory = cuda.device_array(0, np.uint8)  # the old one goes before the new one comes
             release()
             try:
@@ -40,8 +48,8 @@ class Arena:
         shape = (shape,) if isinstance(shape, int) else shape
         size = math.prod(shape) * np.dtype(dtype).itemsize
         start, self._used = self._used, self._used + padded(size)
-        if self._used > self._memory.size:
-            raise MemoryError(f"{self._used} bytes of {self._memory.size} on the GPU")
+        if self._used > self.size:
+            raise MemoryError(f"{self._used} bytes of {self.size} on the GPU")
         return self._memory[start : start + size].view(dtype).reshape(shape)
 
 

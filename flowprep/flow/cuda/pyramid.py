@@ -10,13 +10,13 @@ import numpy as np
 from numba import cuda
 from numpy.typing import DTypeLike
 
-from flowprep.flow.cuda.images import SEARCHERS, Slopes, Tables, low_and_high, resampled, tables
+from flowprep.flow.cuda.images import SEARCHERS, Slopes, Tables, low_and_high, resampling, tables
+from flowprep.flow.cuda.launch import Launch
+from flowprep.flow.cuda.memory import ALIGNED, Arena, padded
 from flowprep.flow.taps import Taps, gaussian, same
 
 Sampling = Callable[[int, int], Taps]  # from n_in to n_out samples
 Allocator = Callable[[tuple[int, ...], DTypeLike], Any]  # makes a C-contiguous device array
-
-PADDING = 256  # bytes that an array may take more than it holds
 
 
 class Pyramid:
@@ -25,10 +25,10 @@ class Pyramid:
     Of at most F frames there are, on the device, float32, once :meth:`place` has been called
 
         grey[k]     (F, H, W)     grey levels at level k
-        slopes[k]   (F, C, H, W)  their derivatives
+        slopes[k]   (C, F, H, W)  their derivatives
         low, high   (F,)          range of the grey levels of the frames themselves
 
-    No method waits for the device, but that :meth:`place` uploads tables.
+    What is enqueued is on the stream that :meth:`place` was given. No method waits for the device.
     """
 
     grey: list[Any]
@@ -60,40 +60,45 @@ class Pyramid:
     def bytes_needed(self) -> tuple[int, int]:
         """Bytes of device memory whatever the number of frames, and for each frame."""
         planes = 1 + len(self._slopes[0])
-        every = [self._top, *self._down, *self._up, *(table for level in self._slopes for table in level)]
-        arrays = [array for table in every for array in table]
-        fixed = sum(array.nbytes for array in arrays) + PADDING * (len(arrays) + 2 * len(self.sizes) + 2)
+        fixed = self._bytes_of_tables() + ALIGNED * (2 * len(self.sizes) + 2)
         return fixed, 4 * (sum(planes * height * width for height, width in self.sizes) + 2)
 
-    def place(self, frames: int, stream: Any, array: Allocator = cuda.device_array) -> None:
-        """Take device memory for at most ``frames`` frames, by calling ``array(shape, dtype)``. Once only."""
+    def _bytes_of_tables(self) -> int:
+        every = [self._top, *self._down, *self._up, *(table for level in self._slopes for table in level)]
+        return sum(padded(array.nbytes) for table in every for array in table)
+
+    def place(self, frames: Any, stream: Any, array: Allocator = cuda.device_array) -> None:
+        """Take device memory, by calling ``array(shape, dtype)``, for all that ``frames`` has room for: (F, H, W) uint8
+        or float32 on the device. Tables get memory of their own, which stays as it is. Once only."""
+        memory = Arena()
+        memory.clear(self._bytes_of_tables())
 
         def upload(table: Tables) -> Tables:
-            copies = Tables(*(array(part.shape, part.dtype) for part in table))
+            copies = Tables(*(memory.array(part.shape, part.dtype) for part in table))
             for copy, part in zip(copies, table, strict=True):
                 copy.copy_to_device(part, stream=stream)
             return copies
 
+        self._sent = self._top, self._down, self._up, self._slopes  # stays while it is copied from
         self._top = upload(self._top)
         self._down, self._up = ([upload(table) for table in ways] for ways in (self._down, self._up))
         self._slopes = [[upload(table) for table in level] for level in self._slopes]
-        planes = len(self._slopes[0])
-        self.grey = [array((frames, *size), np.float32) for size in self.sizes]
-        self.slopes = [array((frames, planes, *size), np.float32) for size in self.sizes]
-        self._slope = [[level[:, c] for c in range(planes)] for level in self.slopes]
-        self.low, self.high = (array((frames,), np.float32) for _ in range(2))
+        count, planes = len(frames), len(self._slopes[0])
+        self.grey = [array((count, *size), np.float32) for size in self.sizes]
+        self.slopes = [array((planes, count, *size), np.float32) for size in self.sizes]
+        self.low, self.high = (array((count,), np.float32) for _ in range(2))
+        self._building = [Launch(low_and_high, (1, 1, 1), (SEARCHERS, 1), stream, frames, self.low, self.high)]
+        for k, (grey, slopes) in enumerate(zip(self.grey, self.slopes, strict=True)):
+            source, table = (self.grey[k - 1], self._down[k - 1]) if k else (frames, self._top)
+            self._building.append(resampling(source, table, grey, stream))
+            for c, way in enumerate(self._slopes[k]):
+                self._building.append(resampling(grey, way, slopes[c], stream))
 
-    def build(self, frames: Any, count: int, stream: Any) -> None:
-        """Fill all levels from the first ``count`` frames (F, H, W), uint8 or float32, on the device."""
-        low_and_high[count, SEARCHERS, stream](frames, self.low, self.high)
-        source, table = frames, self._top
-        for k in range(len(self.sizes)):
-            resampled(source, table, self.grey[k], count, stream)
-            for way, slope in zip(self._slopes[k], self._slope[k], strict=True):
-                resampled(self.grey[k], way, slope, count, stream)
-            if k + 1 < len(self.sizes):
-                source, table = self.grey[k], self._down[k]
+    def build(self, count: int) -> None:
+        """Enqueue: all levels of the first ``count`` frames."""
+        for launch in self._building:
+            launch(count)
 
-    def carry(self, k: int, coarse: Any, fine: Any, count: int, stream: Any) -> None:
-        """The first ``count`` planes of flow at level k + 1, ``coarse`` (N, h, w), to level k, ``fine`` (N, H, W)."""
-        resampled(coarse, self._up[k], fine, count, stream)
+    def carrying(self, k: int, coarse: Any, fine: Any, stream: Any) -> Launch:
+        """Flow of pairs from level k + 1, ``coarse`` (2 P, h, w), to level k, ``fine`` (2 P, H, W)."""
+        return resampling(coarse, self._up[k], fine, stream, planes=2)

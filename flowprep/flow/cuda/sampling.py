@@ -41,8 +41,8 @@ def within(index, size):
 def weighted_6(grey, slopes, frame, rows, down, columns, across, taps):
     """I, Ix, Iy, Ixx, Ixy, Iyy of ``taps`` x ``taps`` pixels, by their weights."""
     width = np.int32(grey.shape[2])
-    p, px, py = grey[frame].flat, slopes[frame, 0].flat, slopes[frame, 1].flat
-    pxx, pxy, pyy = slopes[frame, 2].flat, slopes[frame, 3].flat, slopes[frame, 4].flat
+    p, px, py = grey[frame].flat, slopes[0, frame].flat, slopes[1, frame].flat
+    pxx, pxy, pyy = slopes[2, frame].flat, slopes[3, frame].flat, slopes[4, frame].flat
     i, ix, iy, ixx, ixy, iyy = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
     for k in range(taps):
         for j in range(taps):
@@ -91,7 +91,7 @@ def cubic_3(grey, slopes, frame, x, y, a, zeros):
     rows, down = cuda.local.array(4, int32), cuda.local.array(4, float32)
     cubic_taps(x, width, a, zeros, columns, across)
     cubic_taps(y, height, a, zeros, rows, down)
-    p, px, py = grey[frame].flat, slopes[frame, 0].flat, slopes[frame, 1].flat
+    p, px, py = grey[frame].flat, slopes[0, frame].flat, slopes[1, frame].flat
     i, ix, iy = ZERO, ZERO, ZERO
     for k in range(4):
         for j in range(4):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from flowprep.flow.cuda import tvl1_kernels as kernels
 from flowprep.flow.cuda.device import pixels
 from flowprep.flow.cuda.images import GRADIENT, rest
+from flowprep.flow.cuda.launch import ONE_BLOCK, ONE_THREAD, Launch
 from flowprep.flow.cuda.median import median
 from flowprep.flow.cuda.memory import Arena
 from flowprep.flow.cuda.pyramid import Pyramid
@@ -25,6 +27,8 @@ BORDER = {"opencv": ZEROS, "opencv-cuda": REPEATED, "ipol": INSIDE}
 LOOK_EVERY = 6  # launches of iterations between two looks at who is still going
 STATE, DATA, FLOW = 2 * 6, 4, 2 * 2  # planes of a pair
 
+Step = Callable[[int], None]  # enqueues work for a number of pairs
+
 
 class _Level(NamedTuple):
     """Memory at one level, P pairs."""
@@ -39,20 +43,18 @@ class _Level(NamedTuple):
 
 
 class TVL1Solver:
-    """Workspace and schedule for batches of at most ``frames`` frames and ``pairs`` pairs of one size."""
+    """Workspace and schedule for batches of pairs of one size."""
 
     def __init__(
-        self,
-        parameters: TVL1Parameters,
-        height: int,
-        width: int,
-        frames: int,
-        pairs: int,
-        arena: Arena,
-        stream: Any,
+        self, parameters: TVL1Parameters, frames: Any, first: Any, second: Any, flow: Any, arena: Arena, stream: Any
     ) -> None:
-        self.parameters = p = parameters
-        self.pyramid = _pyramid(p, height, width)
+        """frames (F, H, W) uint8 or float32, first and second (P,) int32, flow (P, 2, H, W): all on the device, and as
+        large as batches ever are. Work is enqueued on ``stream``."""
+        self.parameters = parameters
+        self._first, self._second = first, second
+        self._stream = stream
+        pairs, (height, width) = len(first), frames.shape[1:]
+        self.pyramid = _pyramid(parameters, height, width)
         self.pyramid.place(frames, stream, arena.array)
         top = height * width
         across, down = tiles(height, width)
@@ -62,61 +64,70 @@ class TVL1Solver:
         self._levels = []
         for k, (h, w) in enumerate(self.pyramid.sizes):
             across, down = tiles(h, w)
-            flow = flows[k % 2][: 2 * pairs * h * w]
+            part = flows[k % 2][: 2 * pairs * h * w]
             self._levels.append(
                 _Level(
                     h,
                     w,
                     state[: STATE * pairs * h * w].reshape(2, pairs, 6, h, w),
                     data[: DATA * pairs * h * w].reshape(pairs, 4, h, w),
-                    flow.reshape(pairs, 2, h, w),
-                    flow.reshape(2 * pairs, h, w),
+                    part.reshape(pairs, 2, h, w),
+                    part.reshape(2 * pairs, h, w),
                     errors[: pairs * across * down * HALO].reshape(pairs, across * down, HALO),
                 )
             )
         self._control = arena.array((4, pairs), np.int32)
-        self._turn, self._going = self._control[kernels.TURN], self._control[kernels.GOING]
-        self._watch = Watch(pairs)
+        self._launches = -(-parameters.inner_iterations // HALO) + 1  # of iterations; one may be in vain
+        self._watch = Watch(self._control[kernels.GOING], stream)
+        self._schedule = self._planned(flow)
 
     @staticmethod
+    @lru_cache(256)
     def bytes_needed(parameters: TVL1Parameters, height: int, width: int) -> tuple[int, int, int]:
         """Bytes of device memory: whatever the batch, for each frame, and for each pair."""
         across, down = tiles(height, width)
         pair = 4 * ((STATE + DATA + FLOW) * height * width + across * down * HALO + 4)
         return *_pyramid(parameters, height, width).bytes_needed(), pair
 
-    def solve(self, frames: Any, count: int, first: Any, second: Any, pairs: int, flow: Any, stream: Any) -> None:
-        """Flow of ``pairs`` pairs of ``count`` frames, in px, into ``flow`` (P, 2, H, W).
+    def solve(self, frames: int, pairs: int) -> None:
+        """Flow of the first ``pairs`` pairs of the first ``frames`` frames, in px.
 
-        frames (F, H, W) uint8 or float32, first and second (P,) int32: all on the device. Work is enqueued on
-        ``stream``; on return the last of it may not be done yet.
+        On return the last of it may not be done yet.
         """
-        p = self.parameters
-        self.pyramid.build(frames, count, stream)
-        coarsest = self._levels[-1]
-        rest[*pixels(coarsest.height, coarsest.width, pairs), stream](coarsest.flow)
+        self.pyramid.build(frames)
+        for step in self._schedule:
+            step(pairs)
+
+    def _planned(self, flow: Any) -> list[Step]:
+        """What is done for a number of pairs, one after the other."""
+        p, control = self.parameters, self._control
+        begin_warp = Launch(kernels.begin_warp, ONE_BLOCK, ONE_THREAD, self._stream, control)
+        steps: list[Step] = [self._per_pixel(rest, self._levels[-1], self._levels[-1].flow)]
         for k in range(len(self._levels) - 1, -1, -1):
             level = self._levels[k]
-            images = pixels(level.height, level.width, pairs)
-            kernels.begin_level[*images, stream](level.flow, level.state, self._control)
-            for _ in range(p.warps):
-                kernels.begin_warp[pairs, 1, stream](self._control)
-                self._linearise(k, first, second, pairs, stream)
-                self._converge(level, pairs, stream)
+            steps.append(self._per_pixel(kernels.begin_level, level, level.flow, level.state, control))
+            warp: list[Step] = [begin_warp, self._linearising(k), self._converging(level)]
+            steps += p.warps * warp
             factor, target = (np.float32(1), level.flow) if k else (np.float32(p.theta / p.tau), flow)
-            kernels.end_level[*images, stream](level.state, self._control, factor, target)
+            steps.append(self._per_pixel(kernels.end_level, level, level.state, control, factor, target))
             if k:
-                self.pyramid.carry(k - 1, level.planes, self._levels[k - 1].planes, 2 * pairs, stream)
+                steps.append(self.pyramid.carrying(k - 1, level.planes, self._levels[k - 1].planes, self._stream))
+        return steps
 
-    def _linearise(self, k: int, first: Any, second: Any, pairs: int, stream: Any) -> None:
+    def _per_pixel(self, kernel: Any, level: _Level, *arguments: Any) -> Launch:
+        return Launch(kernel, *pixels(level.height, level.width), self._stream, *arguments)
+
+    def _linearising(self, k: int) -> Launch:
         p, level, pyramid = self.parameters, self._levels[k], self.pyramid
-        linearise[*pixels(level.height, level.width, pairs), stream](
+        return self._per_pixel(
+            linearise,
+            level,
             level.state,
             self._control,
             pyramid.grey[k],
             pyramid.slopes[k],
-            first,
-            second,
+            self._first,
+            self._second,
             pyramid.low,
             pyramid.high,
             np.float32(p.lambda_ * p.theta),
@@ -126,27 +137,34 @@ class TVL1Solver:
             level.data,
         )
 
-    def _converge(self, level: _Level, pairs: int, stream: Any) -> None:
+    def _converging(self, level: _Level) -> Step:
         """Iterate every pair until its change is small enough, or it has done all that it may."""
-        p, control = self.parameters, self._control
+        p, control, stream = self.parameters, self._control, self._stream
         tau, scale = np.float32(p.tau), np.float32(p.tau / p.theta)
         limit = np.float32(p.epsilon**2 * level.height * level.width) * scale * scale
         filtered = p.median_filtering > 1
         across, down = tiles(level.height, level.width)
-        launches = -(-p.inner_iterations // HALO) + 1  # one may be in vain
+        begin = [Launch(kernels.begin_block, ONE_BLOCK, ONE_THREAD, stream, control, p.inner_iterations, int(filtered))]
+        if filtered:
+            turn, going = control[kernels.TURN], control[kernels.GOING]
+            begin.insert(0, median(level.state, turn, going, p.median_filtering, stream))
+        relaxed = level.state, level.data, control, tau, level.errors
+        relax = Launch(kernels.relax, (across, down, 1), (WIDTH, STRIPS), stream, *relaxed)
+        judged = level.errors, across * down, limit, control
+        judge = Launch(kernels.judge, ONE_BLOCK, (kernels.ADDERS, HALO), stream, *judged)
+        return partial(self._converge, begin, [relax, judge])
+
+    def _converge(self, begin: list[Launch], iterate: list[Launch], pairs: int) -> None:
         done = 0
         self._watch.begin()
-        for _ in range(p.outer_iterations):
-            if filtered:
-                median(level.state, self._turn, self._going, p.median_filtering, pairs, stream)
-            kernels.begin_block[pairs, 1, stream](control, p.inner_iterations, int(filtered))
-            for _ in range(launches):
-                kernels.relax[(across, down, pairs), (WIDTH, STRIPS), stream](
-                    level.state, level.data, control, tau, level.errors
-                )
-                kernels.judge[pairs, (kernels.ADDERS, HALO), stream](level.errors, across * down, limit, control)
+        for _ in range(self.parameters.outer_iterations):
+            for launch in begin:
+                launch(pairs)
+            for _ in range(self._launches):
+                for launch in iterate:
+                    launch(pairs)
                 done += 1
-                if done % LOOK_EVERY == 0 and self._watch.all_stopped(self._going, pairs, stream):
+                if done % LOOK_EVERY == 0 and self._watch.all_stopped(pairs):
                     return
 
 

@@ -26,7 +26,7 @@ ZEROS, REPEATED, INSIDE = range(3)  # beyond the border: zeros; the border pixel
 def linearise(state, control, grey, slopes, first, second, low, high, limit, scale, a, border, data):
     """N1, N2, C and LIMIT of ``data`` at the flow that U1 and U2 hold.
 
-    grey (F, H, W) and slopes (F, 2, H, W); first and second (P,) int32: frames of each pair; low, high (F,): range of
+    grey (F, H, W) and slopes (2, F, H, W); first and second (P,) int32: frames of each pair; low, high (F,): range of
     the grey levels of each frame. limit: lambda theta; scale: tau / theta; a: of cubic convolution; border: what lies
     beyond the frame. With INSIDE, grey levels are stretched, too.
     """

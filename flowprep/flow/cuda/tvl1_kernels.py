@@ -69,14 +69,14 @@ def end_level(state, control, factor, flow):
 
 @kernel(threads=1)
 def begin_warp(control):
-    control[GOING, cuda.blockIdx.x] = 1
+    control[GOING, cuda.blockIdx.z] = 1
 
 
 @kernel(threads=1)
 def begin_block(control, iterations, filtered):
     """Let every pair that has not converged do ``iterations`` more. ``filtered``: its state was put into the other
     buffer."""
-    pair = cuda.blockIdx.x
+    pair = cuda.blockIdx.z
     if control[GOING, pair]:
         control[TURN, pair] ^= filtered
         control[LEFT, pair] = iterations
@@ -197,7 +197,7 @@ def relax(state, data, control, tau, errors):
 def judge(errors, tiles, limit, control):
     """Decide for each pair (a block) what the last launch was good for: ``limit`` is the sum of squared changes at
     which a warp has converged."""
-    pair = cuda.blockIdx.x
+    pair = cuda.blockIdx.z
     count = control[COUNT, pair]
     if count == 0:
         return

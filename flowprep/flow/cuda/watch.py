@@ -15,19 +15,21 @@ class Watch:
     copy that the look before asked for: meanwhile the device does what was enqueued between the two.
     """
 
-    def __init__(self, pairs: int) -> None:
-        self._copies = [(cuda.pinned_array(pairs, np.int32), cuda.event()) for _ in range(2)]
+    def __init__(self, going: Any, stream: Any) -> None:
+        """``going``: (P,) int32 on the device, set while a pair is going."""
+        self._going, self._stream = going, stream
+        self._copies = [(cuda.pinned_array(len(going), np.int32), cuda.event()) for _ in range(2)]
         self._looks = 0
 
     def begin(self) -> None:
         """What was asked for before does not matter any more."""
         self._looks = 0
 
-    def all_stopped(self, going: Any, pairs: int, stream: Any) -> bool:
-        """Whether, at the look before this one, no flag was set. ``going``: (P,) int32 on the device."""
+    def all_stopped(self, pairs: int) -> bool:
+        """Whether, at the look before this one, none of the first ``pairs`` pairs was going."""
         flags, event = self._copies[self._looks % 2]
-        going[:pairs].copy_to_host(flags[:pairs], stream=stream)
-        event.record(stream)
+        self._going.copy_to_host(flags, stream=self._stream)
+        event.record(self._stream)
         self._looks += 1
         if self._looks == 1:
             return False

@@ -1,0 +1,127 @@
+"""The host's time for a batch of flow on a GPU, measured without one: ``python -m benchmarks.gpu_host``.
+
+The driver is one that computes nothing (tests/idle_gpu.py), so that what is left is what flowprep, Numba and the
+driver's Python interface take to enqueue a batch. A real driver takes some time for each launch, too. Beside it: the
+same launch by Numba's own way, which looks at all arguments each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from benchmarks.arguments import target, told
+from flowprep.errors import RefusedError
+from flowprep.flow.cuda.watch import Watch
+from tests import idle_gpu
+
+PAIRS, HEIGHT, WIDTH = 128, 240, 320
+ROUNDS = 15
+LAUNCHES = 2000
+IDLE = "FLOWPREP_BENCHMARK_IDLE_GPU"  # set in the process that has that driver
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_host", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--json", type=target, metavar="FILE", help="write the figures there, too")
+    path = parser.parse_args().json
+    if IDLE not in os.environ:
+        sys.exit(_on_an_idle_gpu())
+    figures = {**_launches(), **_batches()}
+    for name, value in figures.items():
+        print(f"{name:48} {value:9.3f}")
+    if path:
+        path.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _on_an_idle_gpu() -> int:
+    """The same command in a process that has that driver; its exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            environment = idle_gpu.environment(Path(folder))
+        except FileNotFoundError as error:
+            raise RefusedError(f"{error}.") from None
+        command = [sys.executable, "-m", "benchmarks.gpu_host", *sys.argv[1:]]
+        return subprocess.run(command, env={**environment, IDLE: "1"}, check=False).returncode
+
+
+def _launches() -> dict[str, float]:
+    """Of a kernel with five arrays' worth of arguments, in turn by either way."""
+    from numba import cuda
+
+    from flowprep.flow.cuda import tile
+    from flowprep.flow.cuda import tvl1_kernels as kernels
+    from flowprep.flow.cuda.launch import Launch
+
+    state = cuda.device_array((2, PAIRS, 6, HEIGHT, WIDTH), np.float32)
+    data = cuda.device_array((PAIRS, 4, HEIGHT, WIDTH), np.float32)
+    across, down = tile.tiles(HEIGHT, WIDTH)
+    errors = cuda.device_array((PAIRS, across * down, tile.HALO), np.float32)
+    arguments = state, data, cuda.device_array((4, PAIRS), np.int32), np.float32(0.25), errors
+    stream, threads = cuda.stream(), (tile.WIDTH, tile.STRIPS)
+    prepared = Launch(kernels.relax, (across, down, 1), threads, stream, *arguments)
+    by_numba = kernels.relax[(across, down, PAIRS), threads, stream]
+    ways: dict[str, Callable[[], None]] = {
+        "a launch, prepared (us)": lambda: prepared(PAIRS),
+        "a launch, by Numba (us)": lambda: by_numba(*arguments),
+    }
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(ROUNDS):
+        for way, launch in ways.items():
+            start = time.perf_counter()
+            for _ in range(LAUNCHES // ROUNDS):
+                launch()
+            times[way].append(1e6 * (time.perf_counter() - start) / (LAUNCHES // ROUNDS))
+    return {way: median(several) for way, several in times.items()}
+
+
+def _batches() -> dict[str, float]:
+    from flowprep import flow
+
+    figures = {}
+    for method in ("tvl1", "brox"):
+        algorithm = flow.get(method, "cuda")
+        # Reports are zeros, as memory is that nobody has written to.
+        figures[f"{method}: a pair, all of them stop at once (ms)"] = _a_pair(algorithm)
+        if method == "tvl1":
+            # No report says that all have stopped, and all is enqueued that may be needed.
+            with patch.object(Watch, "all_stopped", _looks_in_vain):
+                figures[f"{method}: a pair, where one never stops (ms)"] = _a_pair(algorithm)
+        figures[f"{method}: frames of a new size (ms)"] = _milliseconds(algorithm, HEIGHT + 8)
+    return figures
+
+
+_looks = Watch.all_stopped
+
+
+def _looks_in_vain(watch: Watch, pairs: int) -> bool:
+    _looks(watch, pairs)
+    return False
+
+
+def _a_pair(algorithm: Any) -> float:
+    return median(_milliseconds(algorithm, HEIGHT) for _ in range(ROUNDS)) / PAIRS
+
+
+def _milliseconds(algorithm: Any, height: int) -> float:
+    frames, first = np.zeros((PAIRS + 1, height, WIDTH), np.uint8), np.arange(PAIRS, dtype=np.int32)
+    algorithm.warm()
+    start = time.perf_counter()
+    algorithm.fields(frames, first, first + np.int32(1))
+    return 1e3 * (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    told(main)
