@@ -23,13 +23,18 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.arguments import target, told
+from flowprep import flow
+from flowprep.config import FlowConfig, Settings, StorageConfig, VideoConfig
 from flowprep.errors import RefusedError
 from flowprep.flow.cuda.watch import Watch
+from flowprep.gpu.batching import Computer, Work
+from flowprep.gpu.memory import Request
 from tests import idle_gpu
 
 PAIRS, HEIGHT, WIDTH = 128, 240, 320
 ROUNDS = 15
 LAUNCHES = 2000
+REQUESTS, OF_A_REQUEST = 64, 16
 IDLE = "FLOWPREP_BENCHMARK_IDLE_GPU"  # set in the process that has that driver
 
 
@@ -39,9 +44,9 @@ def main() -> None:
     path = parser.parse_args().json
     if IDLE not in os.environ:
         sys.exit(_on_an_idle_gpu())
-    figures = {**_launches(), **_batches()}
+    figures = {**_launches(), **_batches(), **_requests()}
     for name, value in figures.items():
-        print(f"{name:48} {value:9.3f}")
+        print(f"{name:50} {value:9.3f}")
     if path:
         path.write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -88,8 +93,6 @@ def _launches() -> dict[str, float]:
 
 
 def _batches() -> dict[str, float]:
-    from flowprep import flow
-
     figures = {}
     for method in ("tvl1", "brox"):
         algorithm = flow.get(method, "cuda")
@@ -121,6 +124,33 @@ def _milliseconds(algorithm: Any, height: int) -> float:
     start = time.perf_counter()
     algorithm.fields(frames, first, first + np.int32(1))
     return 1e3 * (time.perf_counter() - start)
+
+
+def _requests() -> dict[str, float]:
+    """What the threads of a GPU's process do with requests that always wait: batches of them, levels shared out."""
+    figures = {}
+    frames = np.zeros((OF_A_REQUEST + 1, HEIGHT, WIDTH), np.uint8)
+    request = Request(OF_A_REQUEST + 1, HEIGHT, WIDTH, "uint8", "forward", "uint8")
+    for method in ("tvl1", "brox"):
+        algorithm = flow.get(method, "cuda")
+        chosen = FlowConfig(method, "cuda", "forward", algorithm.parameters.to_json())
+        computer = Computer(_fail)
+        settings = Settings(VideoConfig(), chosen, StorageConfig(), algorithm.engine())
+        hosted = computer.enter(1, settings).result()
+        most = algorithm.pairs_in_a_batch(HEIGHT, WIDTH)
+        rates = []
+        for _ in range(ROUNDS):
+            work = [Work(hosted, request, frames, most, patience=60.0) for _ in range(REQUESTS)]
+            start = time.perf_counter()
+            for answer in [computer.compute(one) for one in work]:
+                answer.result()
+            rates.append(REQUESTS * OF_A_REQUEST / (time.perf_counter() - start))
+        figures[f"{method}: pairs a second of its process"] = median(rates)
+    return figures
+
+
+def _fail(error: BaseException) -> None:
+    raise error
 
 
 if __name__ == "__main__":
