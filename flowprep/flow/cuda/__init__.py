@@ -8,7 +8,7 @@
     brox_data_term.py  its warps                                      memory.py     one piece, cut up for each size
     tile.py            how iterations stay on the chip                device.py     decorators, threads, code on disk
     fields.py          what comes back: statistics, levels, floats    driver.py     whether there is a GPU, and which
-    launch.py          kernels with their arguments, prepared
+    launch.py          kernels with their arguments, prepared         solver.py     schedules of them, for a batch
 
 The reference is the CPU engine (flow/cpu/): the same presets, parameters and conventions, and fields that agree with
 its own to 0.02 px in the mean. On one GPU a field is the same to the last bit each time, whatever its batch.
@@ -22,7 +22,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ from flowprep.flow.batch import DeviceFields, too_large
 from flowprep.flow.brox import BroxParameters
 from flowprep.flow.cuda import driver
 from flowprep.flow.tvl1 import TVL1Parameters
+
+if TYPE_CHECKING:
+    from flowprep.flow.cuda.solver import Solver
 
 REVISION = 1  # of what the kernels compute: raised when fields change by more than rounding
 MOST_PAIRS = 128  # of a batch: no GPU is filled better by more
@@ -45,13 +48,6 @@ WORKSPACES = 16  # sizes of frames that all is kept prepared for
 
 _warming = threading.Lock()
 _warm: set[str] = set()  # methods whose kernels are on the GPU of this process
-
-
-class Solver(Protocol):
-    """Workspace and schedule for batches of frames of one size, which come and go in the same arrays."""
-
-    def solve(self, frames: int, pairs: int) -> None:
-        """Enqueue the flow, in px, of the first ``pairs`` pairs of the first ``frames`` frames."""
 
 
 class _Workspace(NamedTuple):

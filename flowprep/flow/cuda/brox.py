@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -22,18 +21,16 @@ from flowprep.flow.cuda.brox_sweeps import (
     solve_measured,
     tiles,
 )
-from flowprep.flow.cuda.device import pixels
 from flowprep.flow.cuda.images import IPOL_SLOPES, NCV_SLOPES, rest
-from flowprep.flow.cuda.launch import ONE_BLOCK, ONE_THREAD, Launch
+from flowprep.flow.cuda.launch import Launch
 from flowprep.flow.cuda.memory import Arena
 from flowprep.flow.cuda.pyramid import Pyramid
+from flowprep.flow.cuda.solver import Solver, Step
 from flowprep.flow.cuda.watch import Watch
 from flowprep.flow.taps import bicubic, bicubic_inside, smaller, supersampled
 
 LOOK_EVERY = 4  # launches of sweeps between two looks at who is still going
 FLOW = 2 * 2  # planes of a pair
-
-Step = Callable[[int], None]  # enqueues work for a number of pairs
 
 
 class _Level(NamedTuple):
@@ -51,21 +48,17 @@ class _Level(NamedTuple):
     errors: Any  # (P, tiles)
 
 
-class BroxSolver:
-    """Workspace and schedule for batches of pairs of one size."""
+class BroxSolver(Solver):
+    """Brox flow for batches of frames of one size."""
 
     def __init__(
         self, parameters: BroxParameters, frames: Any, first: Any, second: Any, flow: Any, arena: Arena, stream: Any
     ) -> None:
-        """frames (F, H, W) uint8 or float32, first and second (P,) int32, flow (P, 2, H, W): all on the device, and as
-        large as batches ever are. Work is enqueued on ``stream``."""
+        """flow (P, 2, H, W): where it goes; the rest is as in :class:`Solver`."""
+        pairs, (height, width) = len(first), frames.shape[1:]
+        super().__init__(_pyramid(parameters, height, width), frames, first, second, arena, stream)
         self.parameters = parameters
         self.ipol = parameters.preset == "ipol"
-        self._first, self._second = first, second
-        self._stream = stream
-        pairs, (height, width) = len(first), frames.shape[1:]
-        self.pyramid = _pyramid(parameters, height, width)
-        self.pyramid.place(frames, stream, arena.array)
         across, down = tiles(height, width)
         top, data = pairs * height * width, _data(parameters)
         memory = tuple(arena.array(planes * top, np.float32) for planes in (FLOW, data, kernels.SYSTEM))
@@ -73,7 +66,7 @@ class BroxSolver:
         self._levels = [_level(memory, errors, data, pairs, h, w) for h, w in self.pyramid.sizes]
         self._control = arena.array((2, pairs), np.int32)
         self._watch = Watch(self._control[kernels.GOING], stream)
-        self._schedule = self._planned(flow)
+        self.schedule = self._planned(flow)
 
     @staticmethod
     @lru_cache(256)
@@ -84,20 +77,11 @@ class BroxSolver:
         pair = 4 * (planes * height * width + across * down + 2)
         return *_pyramid(parameters, height, width).bytes_needed(), pair
 
-    def solve(self, frames: int, pairs: int) -> None:
-        """Flow of the first ``pairs`` pairs of the first ``frames`` frames, in px.
-
-        On return the last of it may not be done yet.
-        """
-        self.pyramid.build(frames)
-        for step in self._schedule:
-            step(pairs)
-
     def _planned(self, flow: Any) -> list[Step]:
         """What is done for a number of pairs, one after the other."""
         p, control = self.parameters, self._control
-        begin_level = Launch(kernels.begin_level, ONE_BLOCK, ONE_THREAD, self._stream, control)
-        steps: list[Step] = [self._per_pixel(rest, self._levels[-1], self._levels[-1].start)]
+        begin_level = self.per_pair(kernels.begin_level, control)
+        steps: list[Step] = [self.per_pixel(rest, self._levels[-1], self._levels[-1].start)]
         for k in range(len(self._levels) - 1, -1, -1):
             level = self._levels[k]
             steps.append(begin_level)
@@ -112,34 +96,31 @@ class BroxSolver:
                     steps += [*preparing(turn, inner == 0), *sweeps]
                     turn = turned
             target = level.field if k else flow
-            steps.append(self._per_pixel(kernels.end_level, level, level.flow, control, turn, target))
+            steps.append(self.per_pixel(kernels.end_level, level, level.flow, control, turn, target))
             if k:
                 finer = self._levels[k - 1].start_planes
-                steps.append(self.pyramid.carrying(k - 1, level.field_planes, finer, self._stream))
+                steps.append(self.pyramid.carrying(k - 1, level.field_planes, finer, self.stream))
         return steps
-
-    def _per_pixel(self, kernel: Any, level: _Level, *arguments: Any) -> Launch:
-        return Launch(kernel, *pixels(level.height, level.width), self._stream, *arguments)
 
     def _linearising(self, k: int, turn: int) -> Launch:
         level, pyramid = self._levels[k], self.pyramid
-        flow, pairs = (level.flow, self._control, turn), (self._first, self._second)
+        flow, pairs = (level.flow, self._control, turn), (self.first, self.second)
         frames = pyramid.grey[k], pyramid.slopes[k]
         if self.ipol:
             ranges = pyramid.low, pyramid.high
-            return self._per_pixel(linearise_apart, level, *flow, *frames, *ranges, *pairs, level.data)
-        return self._per_pixel(linearise, level, *flow, *frames, *pairs, np.float32(self.parameters.gamma), level.data)
+            return self.per_pixel(linearise_apart, level, *flow, *frames, *ranges, *pairs, level.data)
+        return self.per_pixel(linearise, level, *flow, *frames, *pairs, np.float32(self.parameters.gamma), level.data)
 
     def _preparing(self, level: _Level, turn: int, warped: bool) -> list[Launch]:
         p = self.parameters
         flow = level.flow, self._control, turn
         weight, weight_2, omega = np.float32(1 / p.alpha), np.float32(p.gamma / p.alpha), np.float32(p.omega)
         if not self.ipol:
-            return [self._per_pixel(kernels.prepare, level, *flow, level.data, weight, omega, level.system)]
+            return [self.per_pixel(kernels.prepare, level, *flow, level.data, weight, omega, level.system)]
         weights = weight, weight_2, omega
-        prepare = self._per_pixel(kernels.prepare_apart, level, *flow, level.data, *weights, level.system)
+        prepare = self.per_pixel(kernels.prepare_apart, level, *flow, level.data, *weights, level.system)
         # IPOL's diffusivity is that of the flow before the warp, OpenCV's follows the increments.
-        return [self._per_pixel(kernels.diffuse, level, *flow, level.system), prepare] if warped else [prepare]
+        return [self.per_pixel(kernels.diffuse, level, *flow, level.system), prepare] if warped else [prepare]
 
     def _sweeping(self, level: _Level, turn: int) -> tuple[list[Step], int]:
         """All sweeps, and the ``turn`` behind them."""
@@ -157,8 +138,8 @@ class BroxSolver:
         p, control = self.parameters, self._control
         limit = np.float32(p.tolerance**2 * level.height * level.width)
         across, down = tiles(level.height, level.width)
-        begin = Launch(begin_solver, ONE_BLOCK, ONE_THREAD, self._stream, control)
-        judging = Launch(judge, ONE_BLOCK, (ADDERS, 1), self._stream, level.errors, across * down, limit, control)
+        begin = self.per_pair(begin_solver, control)
+        judging = self.per_pair(judge, level.errors, across * down, limit, control, threads=(ADDERS, 1))
         starts = range(0, p.solver_iterations, SWEEPS)
         sweeps = [self._sweep(solve_measured, level, turn, min(SWEEPS, p.solver_iterations - done)) for done in starts]
         return [partial(self._converge, begin, sweeps, judging)], turn
@@ -176,7 +157,7 @@ class BroxSolver:
         omega = np.float32(self.parameters.omega)
         blocks = (*tiles(level.height, level.width), 1)
         flow = level.flow, self._control, turn
-        return Launch(kernel, blocks, (ACROSS, STRIPS), self._stream, *flow, level.system, sweeps, omega, level.errors)
+        return Launch(kernel, blocks, (ACROSS, STRIPS), self.stream, *flow, level.system, sweeps, omega, level.errors)
 
 
 def _data(p: BroxParameters) -> int:

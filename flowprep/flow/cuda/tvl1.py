@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from flowprep.flow.cuda import tvl1_kernels as kernels
-from flowprep.flow.cuda.device import pixels
 from flowprep.flow.cuda.images import GRADIENT, rest
-from flowprep.flow.cuda.launch import ONE_BLOCK, ONE_THREAD, Launch
+from flowprep.flow.cuda.launch import Launch
 from flowprep.flow.cuda.median import median
 from flowprep.flow.cuda.memory import Arena
 from flowprep.flow.cuda.pyramid import Pyramid
+from flowprep.flow.cuda.solver import Solver, Step
 from flowprep.flow.cuda.tile import HALO, STRIPS, WIDTH, tiles
 from flowprep.flow.cuda.tvl1_data_term import INSIDE, REPEATED, ZEROS, linearise
 from flowprep.flow.cuda.watch import Watch
@@ -26,8 +25,6 @@ CUBIC = {"opencv": -0.75, "opencv-cuda": -0.5, "ipol": -0.5}  # "a" of cubic con
 BORDER = {"opencv": ZEROS, "opencv-cuda": REPEATED, "ipol": INSIDE}
 LOOK_EVERY = 6  # launches of iterations between two looks at who is still going
 STATE, DATA, FLOW = 2 * 6, 4, 2 * 2  # planes of a pair
-
-Step = Callable[[int], None]  # enqueues work for a number of pairs
 
 
 class _Level(NamedTuple):
@@ -42,20 +39,16 @@ class _Level(NamedTuple):
     errors: Any  # (P, tiles, HALO)
 
 
-class TVL1Solver:
-    """Workspace and schedule for batches of pairs of one size."""
+class TVL1Solver(Solver):
+    """TV-L1 for batches of frames of one size."""
 
     def __init__(
         self, parameters: TVL1Parameters, frames: Any, first: Any, second: Any, flow: Any, arena: Arena, stream: Any
     ) -> None:
-        """frames (F, H, W) uint8 or float32, first and second (P,) int32, flow (P, 2, H, W): all on the device, and as
-        large as batches ever are. Work is enqueued on ``stream``."""
-        self.parameters = parameters
-        self._first, self._second = first, second
-        self._stream = stream
+        """flow (P, 2, H, W): where it goes; the rest is as in :class:`Solver`."""
         pairs, (height, width) = len(first), frames.shape[1:]
-        self.pyramid = _pyramid(parameters, height, width)
-        self.pyramid.place(frames, stream, arena.array)
+        super().__init__(_pyramid(parameters, height, width), frames, first, second, arena, stream)
+        self.parameters = parameters
         top = height * width
         across, down = tiles(height, width)
         state, data = (arena.array(planes * pairs * top, np.float32) for planes in (STATE, DATA))
@@ -79,7 +72,7 @@ class TVL1Solver:
         self._control = arena.array((4, pairs), np.int32)
         self._launches = -(-parameters.inner_iterations // HALO) + 1  # of iterations; one may be in vain
         self._watch = Watch(self._control[kernels.GOING], stream)
-        self._schedule = self._planned(flow)
+        self.schedule = self._planned(flow)
 
     @staticmethod
     @lru_cache(256)
@@ -89,45 +82,33 @@ class TVL1Solver:
         pair = 4 * ((STATE + DATA + FLOW) * height * width + across * down * HALO + 4)
         return *_pyramid(parameters, height, width).bytes_needed(), pair
 
-    def solve(self, frames: int, pairs: int) -> None:
-        """Flow of the first ``pairs`` pairs of the first ``frames`` frames, in px.
-
-        On return the last of it may not be done yet.
-        """
-        self.pyramid.build(frames)
-        for step in self._schedule:
-            step(pairs)
-
     def _planned(self, flow: Any) -> list[Step]:
         """What is done for a number of pairs, one after the other."""
         p, control = self.parameters, self._control
-        begin_warp = Launch(kernels.begin_warp, ONE_BLOCK, ONE_THREAD, self._stream, control)
-        steps: list[Step] = [self._per_pixel(rest, self._levels[-1], self._levels[-1].flow)]
+        begin_warp = self.per_pair(kernels.begin_warp, control)
+        steps: list[Step] = [self.per_pixel(rest, self._levels[-1], self._levels[-1].flow)]
         for k in range(len(self._levels) - 1, -1, -1):
             level = self._levels[k]
-            steps.append(self._per_pixel(kernels.begin_level, level, level.flow, level.state, control))
+            steps.append(self.per_pixel(kernels.begin_level, level, level.flow, level.state, control))
             warp: list[Step] = [begin_warp, self._linearising(k), self._converging(level)]
             steps += p.warps * warp
             factor, target = (np.float32(1), level.flow) if k else (np.float32(p.theta / p.tau), flow)
-            steps.append(self._per_pixel(kernels.end_level, level, level.state, control, factor, target))
+            steps.append(self.per_pixel(kernels.end_level, level, level.state, control, factor, target))
             if k:
-                steps.append(self.pyramid.carrying(k - 1, level.planes, self._levels[k - 1].planes, self._stream))
+                steps.append(self.pyramid.carrying(k - 1, level.planes, self._levels[k - 1].planes, self.stream))
         return steps
-
-    def _per_pixel(self, kernel: Any, level: _Level, *arguments: Any) -> Launch:
-        return Launch(kernel, *pixels(level.height, level.width), self._stream, *arguments)
 
     def _linearising(self, k: int) -> Launch:
         p, level, pyramid = self.parameters, self._levels[k], self.pyramid
-        return self._per_pixel(
+        return self.per_pixel(
             linearise,
             level,
             level.state,
             self._control,
             pyramid.grey[k],
             pyramid.slopes[k],
-            self._first,
-            self._second,
+            self.first,
+            self.second,
             pyramid.low,
             pyramid.high,
             np.float32(p.lambda_ * p.theta),
@@ -139,19 +120,19 @@ class TVL1Solver:
 
     def _converging(self, level: _Level) -> Step:
         """Iterate every pair until its change is small enough, or it has done all that it may."""
-        p, control, stream = self.parameters, self._control, self._stream
+        p, control = self.parameters, self._control
         tau, scale = np.float32(p.tau), np.float32(p.tau / p.theta)
         limit = np.float32(p.epsilon**2 * level.height * level.width) * scale * scale
         filtered = p.median_filtering > 1
         across, down = tiles(level.height, level.width)
-        begin = [Launch(kernels.begin_block, ONE_BLOCK, ONE_THREAD, stream, control, p.inner_iterations, int(filtered))]
+        begin = [self.per_pair(kernels.begin_block, control, p.inner_iterations, int(filtered))]
         if filtered:
             turn, going = control[kernels.TURN], control[kernels.GOING]
-            begin.insert(0, median(level.state, turn, going, p.median_filtering, stream))
+            begin.insert(0, median(level.state, turn, going, p.median_filtering, self.stream))
         relaxed = level.state, level.data, control, tau, level.errors
-        relax = Launch(kernels.relax, (across, down, 1), (WIDTH, STRIPS), stream, *relaxed)
+        relax = Launch(kernels.relax, (across, down, 1), (WIDTH, STRIPS), self.stream, *relaxed)
         judged = level.errors, across * down, limit, control
-        judge = Launch(kernels.judge, ONE_BLOCK, (kernels.ADDERS, HALO), stream, *judged)
+        judge = self.per_pair(kernels.judge, *judged, threads=(kernels.ADDERS, HALO))
         return partial(self._converge, begin, [relax, judge])
 
     def _converge(self, begin: list[Launch], iterate: list[Launch], pairs: int) -> None:

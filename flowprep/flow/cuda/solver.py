@@ -1,0 +1,41 @@
+"""What TV-L1 and Brox flow on the GPU have in common: all that a batch takes is enqueued by one schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flowprep.flow.cuda.device import pixels
+from flowprep.flow.cuda.launch import ONE_BLOCK, ONE_THREAD, Launch
+from flowprep.flow.cuda.memory import Arena
+from flowprep.flow.cuda.pyramid import Pyramid
+
+Step = Callable[[int], None]  # enqueues work for a number of pairs
+
+
+class Solver:
+    """Workspace and schedule for batches of pairs of frames of one size, which come and go in the same arrays."""
+
+    schedule: list[Step]  # behind the pyramid, one after the other
+
+    def __init__(self, pyramid: Pyramid, frames: Any, first: Any, second: Any, arena: Arena, stream: Any) -> None:
+        """frames (F, H, W) uint8 or float32, first and second (P,) int32: all on the device, and as large as batches
+        ever are. Pair i is of the frames first[i] and second[i]. Work is enqueued on ``stream``."""
+        self.pyramid = pyramid
+        self.pyramid.place(frames, stream, arena.array)
+        self.first, self.second = first, second
+        self.stream = stream
+
+    def solve(self, frames: int, pairs: int) -> None:
+        """Enqueue the flow, in px, of the first ``pairs`` pairs of the first ``frames`` frames."""
+        self.pyramid.build(frames)
+        for step in self.schedule:
+            step(pairs)
+
+    def per_pixel(self, kernel: Any, level: Any, *arguments: Any) -> Launch:
+        """``kernel`` with a thread for each pixel of each pair at a ``level``, which has a height and a width."""
+        return Launch(kernel, *pixels(level.height, level.width), self.stream, *arguments)
+
+    def per_pair(self, kernel: Any, *arguments: Any, threads: tuple[int, int] = ONE_THREAD) -> Launch:
+        """``kernel`` with a block of ``threads`` for each pair."""
+        return Launch(kernel, ONE_BLOCK, threads, self.stream, *arguments)
