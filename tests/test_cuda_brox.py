@@ -71,14 +71,14 @@ def swept(fields: Array, system: Array, going: list[int], sweeps: int, limit: fl
     """``flow`` and ``control`` of the pairs after a launch, and the errors of each; ``limit`` > 0: measured."""
     from numba import cuda
 
-    from flowprep.flow.cuda.brox_sweeps import ACROSS, ADDERS, STRIPS, judge, solve, solve_measured, tiles
+    from flowprep.flow.cuda.brox_sweeps import ACROSS, ADDERS, STRIPS, judge, sweep, sweep_measured, tiles
 
     pairs, _, height, width = fields.shape
     across, down = tiles(height, width)
     both = cuda.to_device(np.stack([fields, np.full_like(fields, -1)]))
     control = cuda.to_device(np.array([[0] * pairs, going], np.int32))
     errors = cuda.to_device(np.zeros((pairs, across * down), np.float32))
-    kernel = solve_measured if limit > 0 else solve
+    kernel = sweep_measured if limit > 0 else sweep
     planes = cuda.to_device(system)
     kernel[(across, down, pairs), (ACROSS, STRIPS)](both, control, 0, planes, sweeps, OMEGA, errors)
     if limit > 0:
@@ -99,6 +99,7 @@ def batch(parameters: BroxParameters, frames: Array, pairs: list[tuple[int, int]
 
     from flowprep.flow.cuda.brox import BroxSolver
     from flowprep.flow.cuda.memory import Arena
+    from flowprep.flow.cuda.solver import Batch
 
     size = frames.shape[1:]
     arena, stream = Arena(), cuda.stream()
@@ -107,8 +108,8 @@ def batch(parameters: BroxParameters, frames: Array, pairs: list[tuple[int, int]
     found = cuda.to_device(np.zeros((capacity, 2, *size), np.float32))
     first, second = (np.zeros(capacity, np.int32) for _ in range(2))
     first[: len(pairs)], second[: len(pairs)] = zip(*pairs, strict=True)
-    batch = cuda.to_device(frames), cuda.to_device(first), cuda.to_device(second), found
-    BroxSolver(parameters, *batch, arena, stream).solve(len(frames), len(pairs))
+    arrays = Batch(cuda.to_device(frames), cuda.to_device(first), cuda.to_device(second), found)
+    BroxSolver(parameters, arrays, arena, stream).solve(len(frames), len(pairs))
     return np.array(found.copy_to_host()[: len(pairs)])
 
 

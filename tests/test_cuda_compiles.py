@@ -22,7 +22,7 @@ REGISTERS = 65536  # of a multiprocessor
 # What is not as it is for all others. STACK: bytes of memory that each thread may take, for want of registers or for an
 # array whose index is not constant.
 DOUBLE = {"fields_kernels.statistics"}  # adds up in float64
-STACK = {"tvl1_kernels.relax": 56, "brox_sweeps.solve": 8}
+STACK = {"tvl1_kernels.relax": 56, "brox_sweeps.sweep": 8}
 
 
 def kernels() -> Iterator[tuple[Any, list[tuple[Any, ...]]]]:

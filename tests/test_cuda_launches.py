@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowprep.flow.cuda import TVL1
+from flowprep.flow import cuda
+from flowprep.flow.cuda import TVL1, device
+from flowprep.flow.tvl1 import TVL1Parameters
 from flowprep.store.reader import Dataset
 from flowprep.synthetic import Motion, render
 from flowprep.video import write_video
@@ -138,6 +140,16 @@ def test_a_batch_is_enqueued_without_waiting_for_the_gpu(
             assert launches - recorded[call[1]] >= 8
         launches += call[0] == "launch"
     assert launches > 100
+
+
+def test_kernels_that_cannot_be_kept_are_compiled_before_there_is_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    monkeypatch.setattr(cuda, "_warm", set())
+    monkeypatch.setattr(device, "capability", lambda: "9.0")
+    monkeypatch.setattr(device, "code_folder", lambda: "a reason")
+    monkeypatch.setattr(TVL1, "_load_kernels", lambda algorithm: loaded.append(algorithm.method))
+    TVL1(TVL1Parameters()).warm(lambda _: None)
+    assert loaded == ["tvl1"]
 
 
 # A whole run

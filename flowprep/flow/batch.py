@@ -53,12 +53,12 @@ class DeviceFields(ABC):
         """(len(rows), 2, H, W): the fields ``rows`` themselves."""
 
 
-def too_large(height: int, width: int, needed: int, there: int) -> VideoError:
-    """The error for frames that do not fit into the memory of a GPU; bytes."""
+def too_large(height: int, width: int, needed: int, there: int, more: str = "") -> VideoError:
+    """The error for frames that do not fit into the memory of a GPU; bytes. ``more``: what else helps."""
     return VideoError(
         Verdict.TOO_LARGE,
         f"a pair of {width}x{height} pixels takes {needed / 2**20:.0f} MiB of the GPU's memory, "
-        f"{there / 2**20:.0f} are there for it; give --short-side, or --backend cpu",
+        f"{there / 2**20:.0f} are there for a batch; give --short-side, {more}or --backend cpu",
     )
 
 

@@ -15,17 +15,17 @@ from flowprep.flow.cuda.brox_sweeps import (
     ADDERS,
     STRIPS,
     SWEEPS,
-    begin_solver,
+    begin_sweeps,
     judge,
-    solve,
-    solve_measured,
+    sweep,
+    sweep_measured,
     tiles,
 )
 from flowprep.flow.cuda.images import IPOL_SLOPES, NCV_SLOPES, rest
 from flowprep.flow.cuda.launch import Launch
 from flowprep.flow.cuda.memory import Arena
-from flowprep.flow.cuda.pyramid import Pyramid
-from flowprep.flow.cuda.solver import Solver, Step
+from flowprep.flow.cuda.pyramid import PyramidTables
+from flowprep.flow.cuda.solver import Batch, Solver, Step
 from flowprep.flow.cuda.watch import Watch
 from flowprep.flow.taps import bicubic, bicubic_inside, smaller, supersampled
 
@@ -51,33 +51,31 @@ class _Level(NamedTuple):
 class BroxSolver(Solver):
     """Brox flow for batches of frames of one size."""
 
-    def __init__(
-        self, parameters: BroxParameters, frames: Any, first: Any, second: Any, flow: Any, arena: Arena, stream: Any
-    ) -> None:
-        """flow (P, 2, H, W): where it goes; the rest is as in :class:`Solver`."""
-        pairs, (height, width) = len(first), frames.shape[1:]
-        super().__init__(_pyramid(parameters, height, width), frames, first, second, arena, stream)
+    def __init__(self, parameters: BroxParameters, batch: Batch, arena: Arena, stream: Any) -> None:
+        pairs, _, height, width = batch.flow.shape
+        super().__init__(_tables(parameters, height, width), batch, arena, stream)
         self.parameters = parameters
         self.ipol = parameters.preset == "ipol"
         across, down = tiles(height, width)
         top, data = pairs * height * width, _data(parameters)
         memory = tuple(arena.array(planes * top, np.float32) for planes in (FLOW, data, kernels.SYSTEM))
         errors = arena.array(pairs * across * down, np.float32)
-        self._levels = [_level(memory, errors, data, pairs, h, w) for h, w in self.pyramid.sizes]
+        sizes = [level.shape[1:] for level in self.pyramid.grey]
+        self._levels = [_level(memory, errors, data, pairs, *size) for size in sizes]
         self._control = arena.array((2, pairs), np.int32)
         self._watch = Watch(self._control[kernels.GOING], stream)
-        self.schedule = self._planned(flow)
+        self.schedule = self._planned()
 
     @staticmethod
     @lru_cache(256)
     def bytes_needed(parameters: BroxParameters, height: int, width: int) -> tuple[int, int, int]:
-        """Bytes of device memory in any case, for each frame and for each pair."""
+        """Bytes of device memory: of tables, for each frame, and for each pair."""
         across, down = tiles(height, width)
         planes = FLOW + _data(parameters) + kernels.SYSTEM
         pair = 4 * (planes * height * width + across * down + 2)
-        return *_pyramid(parameters, height, width).bytes_needed(), pair
+        return *_tables(parameters, height, width).bytes_needed(), pair
 
-    def _planned(self, flow: Any) -> list[Step]:
+    def _planned(self) -> list[Step]:
         """What is done for a number of pairs, one after the other."""
         p, control = self.parameters, self._control
         begin_level = self.per_pair(kernels.begin_level, control)
@@ -88,32 +86,32 @@ class BroxSolver(Solver):
             # What comes again is the same launch again.
             linearising, preparing = cache(partial(self._linearising, k)), cache(partial(self._preparing, level))
             sweeping = cache(partial(self._sweeping if p.tolerance == 0 else self._converging, level))
-            turn = 0  # launches of sweeps since the flow was in the buffer that ``control`` says, modulo 2
+            odd = 0  # launches of sweeps since the flow was in the buffer that ``control`` says, modulo 2
             for _ in range(p.warps):
-                steps.append(linearising(turn))
+                steps.append(linearising(odd))
                 for inner in range(p.inner_iterations):
-                    sweeps, turned = sweeping(turn)
-                    steps += [*preparing(turn, inner == 0), *sweeps]
-                    turn = turned
-            target = level.field if k else flow
-            steps.append(self.per_pixel(kernels.end_level, level, level.flow, control, turn, target))
+                    sweeps, behind = sweeping(odd)
+                    steps += [*preparing(odd, inner == 0), *sweeps]
+                    odd = behind
+            target = level.field if k else self.batch.flow
+            steps.append(self.per_pixel(kernels.end_level, level, level.flow, control, odd, target))
             if k:
                 finer = self._levels[k - 1].start_planes
-                steps.append(self.pyramid.carrying(k - 1, level.field_planes, finer, self.stream))
+                steps.append(self.pyramid.carrying(k - 1, level.field_planes, finer))
         return steps
 
-    def _linearising(self, k: int, turn: int) -> Launch:
+    def _linearising(self, k: int, odd: int) -> Launch:
         level, pyramid = self._levels[k], self.pyramid
-        flow, pairs = (level.flow, self._control, turn), (self.first, self.second)
+        flow, pairs = (level.flow, self._control, odd), (self.batch.first, self.batch.second)
         frames = pyramid.grey[k], pyramid.slopes[k]
         if self.ipol:
             ranges = pyramid.low, pyramid.high
             return self.per_pixel(linearise_apart, level, *flow, *frames, *ranges, *pairs, level.data)
         return self.per_pixel(linearise, level, *flow, *frames, *pairs, np.float32(self.parameters.gamma), level.data)
 
-    def _preparing(self, level: _Level, turn: int, warped: bool) -> list[Launch]:
+    def _preparing(self, level: _Level, odd: int, warped: bool) -> list[Launch]:
         p = self.parameters
-        flow = level.flow, self._control, turn
+        flow = level.flow, self._control, odd
         weight, weight_2, omega = np.float32(1 / p.alpha), np.float32(p.gamma / p.alpha), np.float32(p.omega)
         if not self.ipol:
             return [self.per_pixel(kernels.prepare, level, *flow, level.data, weight, omega, level.system)]
@@ -122,41 +120,41 @@ class BroxSolver(Solver):
         # IPOL's diffusivity is that of the flow before the warp, OpenCV's follows the increments.
         return [self.per_pixel(kernels.diffuse, level, *flow, level.system), prepare] if warped else [prepare]
 
-    def _sweeping(self, level: _Level, turn: int) -> tuple[list[Step], int]:
-        """All sweeps, and the ``turn`` behind them."""
+    def _sweeping(self, level: _Level, odd: int) -> tuple[list[Step], int]:
+        """All sweeps, and the ``odd`` behind them."""
         count = self.parameters.solver_iterations
         across, down = tiles(level.height, level.width)
         at_once = SWEEPS if across * down > 1 else count  # a single tile overlaps with no other
         steps: list[Step] = []
         for done in range(0, count, at_once):
-            steps.append(self._sweep(solve, level, turn, min(at_once, count - done)))
-            turn ^= 1
-        return steps, turn
+            steps.append(self._sweep(sweep, level, odd, min(at_once, count - done)))
+            odd ^= 1
+        return steps, odd
 
-    def _converging(self, level: _Level, turn: int) -> tuple[list[Step], int]:
-        """Sweeps until the change of every pair is small enough; ``turn``, which is 0, stays."""
+    def _converging(self, level: _Level, odd: int) -> tuple[list[Step], int]:
+        """Sweeps until the change of every pair is small enough; ``odd``, which is 0, stays."""
         p, control = self.parameters, self._control
         limit = np.float32(p.tolerance**2 * level.height * level.width)
         across, down = tiles(level.height, level.width)
-        begin = self.per_pair(begin_solver, control)
+        begin = self.per_pair(begin_sweeps, control)
         judging = self.per_pair(judge, level.errors, across * down, limit, control, threads=(ADDERS, 1))
         starts = range(0, p.solver_iterations, SWEEPS)
-        sweeps = [self._sweep(solve_measured, level, turn, min(SWEEPS, p.solver_iterations - done)) for done in starts]
-        return [partial(self._converge, begin, sweeps, judging)], turn
+        sweeps = [self._sweep(sweep_measured, level, odd, min(SWEEPS, p.solver_iterations - done)) for done in starts]
+        return [partial(self._converge, begin, sweeps, judging)], odd
 
     def _converge(self, begin: Launch, sweeps: list[Launch], judging: Launch, pairs: int) -> None:
         begin(pairs)
         self._watch.begin()
-        for number, sweep in enumerate(sweeps):
+        for number, launch in enumerate(sweeps):
             if number and number % LOOK_EVERY == 0 and self._watch.all_stopped(pairs):
                 return
-            sweep(pairs)
+            launch(pairs)
             judging(pairs)
 
-    def _sweep(self, kernel: Any, level: _Level, turn: int, sweeps: int) -> Launch:
+    def _sweep(self, kernel: Any, level: _Level, odd: int, sweeps: int) -> Launch:
         omega = np.float32(self.parameters.omega)
         blocks = (*tiles(level.height, level.width), 1)
-        flow = level.flow, self._control, turn
+        flow = level.flow, self._control, odd
         return Launch(kernel, blocks, (ACROSS, STRIPS), self.stream, *flow, level.system, sweeps, omega, level.errors)
 
 
@@ -165,13 +163,13 @@ def _data(p: BroxParameters) -> int:
     return kernels.FIRST_TERM + (2 if p.preset == "ipol" else 1) * kernels.TERM
 
 
-def _pyramid(p: BroxParameters, height: int, width: int) -> Pyramid:
+def _tables(p: BroxParameters, height: int, width: int) -> PyramidTables:
     sizes, step = p.level_sizes(height, width), p.scale_factor
     if p.preset == "ipol":
         down, up, slopes = partial(smaller, scale=step), _from_corner, IPOL_SLOPES
     else:
         down, up, slopes = partial(supersampled, step=1 / step), partial(bicubic_inside, step=step), NCV_SLOPES
-    return Pyramid(sizes, down, up, 1 / step, p.presmoothing, slopes)
+    return PyramidTables(sizes, down, up, 1 / step, p.presmoothing, slopes)
 
 
 def _from_corner(n_in: int, n_out: int) -> Any:

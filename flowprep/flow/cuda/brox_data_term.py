@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32, int32, int64
 
-from flowprep.flow.cuda.brox_kernels import EU, EV, FIRST_TERM, NU, NV, TERM, TURN, ZERO, A, B, C, F, U, V
+from flowprep.flow.cuda.brox_kernels import BUFFER, EU, EV, FIRST_TERM, NU, NV, TERM, ZERO, A, B, C, F, U, V
 from flowprep.flow.cuda.device import inline, kernel
 from flowprep.flow.cuda.images import stretch
 from flowprep.flow.cuda.sampling import bilinear_6, cubic_6, inside
@@ -29,12 +29,12 @@ def store_term(data, pair, at, y, x, f, n_u, n_v, e_u, e_v, c):
 
 
 @kernel
-def linearise(flow, control, turn, grey, slopes, first, second, gamma, data):
+def linearise(flow, control, odd, grey, slopes, first, second, gamma, data):
     """One term that joins brightness and gradient: bilinear samples of the mirrored frame, grey levels in [0, 1]."""
     x, y = cuda.grid(2)
     pair = cuda.blockIdx.z
     if x < flow.shape[4] and y < flow.shape[3]:
-        source, i0, i1 = control[TURN, pair] ^ turn, first[pair], second[pair]
+        source, i0, i1 = control[BUFFER, pair] ^ odd, first[pair], second[pair]
         u, v = flow[source, pair, A, y, x], flow[source, pair, B, y, x]
         data[pair, U, y, x], data[pair, V, y, x] = u, v
         i, ix, iy, ixx, ixy, iyy = bilinear_6(grey, slopes, i1, np.float32(x) + u, np.float32(y) + v)
@@ -49,14 +49,14 @@ def linearise(flow, control, turn, grey, slopes, first, second, gamma, data):
 
 
 @kernel
-def linearise_apart(flow, control, turn, grey, slopes, low, high, first, second, data):
+def linearise_apart(flow, control, odd, grey, slopes, low, high, first, second, data):
     """Two terms, brightness and gradient: bicubic samples, 0 where not all their pixels are in the frame; grey levels
     stretched to a range of 255; low and high (F,): their range in each frame."""
     x, y = cuda.grid(2)
     pair = cuda.blockIdx.z
     height, width = flow.shape[3], flow.shape[4]
     if x < width and y < height:
-        source, i0, i1 = control[TURN, pair] ^ turn, first[pair], second[pair]
+        source, i0, i1 = control[BUFFER, pair] ^ odd, first[pair], second[pair]
         u, v = flow[source, pair, A, y, x], flow[source, pair, B, y, x]
         data[pair, U, y, x], data[pair, V, y, x] = u, v
         x1, y1 = np.float32(x) + u, np.float32(y) + v

@@ -7,8 +7,8 @@ The equations, and the symbols in capitals, are those of flow/cpu/brox_kernels.p
     data    (P, 2 + 6 T, H, W)  planes U V, and F NU NV EU EV C for each of T terms
     system  (P, 7, H, W)        planes SX SY RU RV WU WV CC, fixed while the solver sweeps
 
-    control (2, P)              TURN     the buffer that held A and B when this was written; kernels are told the
-                                         launches of sweeps since then, modulo 2, as ``turn``
+    control (2, P)              BUFFER     the buffer that held A and B when this was written; kernels are told the
+                                         launches of sweeps since then, modulo 2, as ``odd``
                                 GOING    1 until the solver is at its tolerance
     errors  (P, tiles)          sum of squared changes of A and B in each tile at the last sweep of the last launch
 """
@@ -30,7 +30,7 @@ U, V = range(2)
 F, NU, NV, EU, EV, C = range(6)  # of a term, from the term's beginning
 TERM = 6
 FIRST_TERM = 2
-TURN, GOING = range(2)
+BUFFER, GOING = range(2)
 
 ZERO, QUARTER, HALF, ONE, TWO = (np.float32(value) for value in (0, 0.25, 0.5, 1, 2))
 EPSILON_SQUARED = np.float32(1e-6)  # of Psi(s^2) = sqrt(s^2 + eps^2)
@@ -85,7 +85,7 @@ def weigh(data, terms, a, b, s, weight, weight_2, omega, system, pair, y, x):
 
 
 @kernel
-def prepare(flow, control, turn, data, weight, omega, system):
+def prepare(flow, control, odd, data, weight, omega, system):
     """All of ``system``: OpenCV's diffusivities, of the flow half-way between pixels; one data term."""
     x, y = cuda.grid(2)
     pair = cuda.blockIdx.z
@@ -94,7 +94,7 @@ def prepare(flow, control, turn, data, weight, omega, system):
         left, right, up, down = max(x - 1, 0), min(x + 1, width - 1), max(y - 1, 0), min(y + 1, height - 1)
         s_left, s_right, s_up, s_down = ZERO, ZERO, ZERO, ZERO
         for d in range(2):
-            plane = flow[control[TURN, pair] ^ turn, pair, d]
+            plane = flow[control[BUFFER, pair] ^ odd, pair, d]
             up_left, above, up_right = plane[up, left], plane[up, x], plane[up, right]
             before, here, behind = plane[y, left], plane[y, x], plane[y, right]
             down_left, below, down_right = plane[down, left], plane[down, x], plane[down, right]
@@ -108,18 +108,18 @@ def prepare(flow, control, turn, data, weight, omega, system):
         s_up = psi_prime(s_up) if y > 0 else ZERO
         s_down = psi_prime(s_down) if y + 1 < height else ZERO
         system[pair, SX, y, x], system[pair, SY, y, x] = s_left, s_up
-        a, b = flow[control[TURN, pair] ^ turn, pair, A, y, x], flow[control[TURN, pair] ^ turn, pair, B, y, x]
+        a, b = flow[control[BUFFER, pair] ^ odd, pair, A, y, x], flow[control[BUFFER, pair] ^ odd, pair, B, y, x]
         s = s_left + s_right + (s_up + s_down)
         weigh(data, 1, a, b, s, weight, ZERO, omega, system, pair, y, x)
 
 
 @kernel
-def diffuse(flow, control, turn, system):
+def diffuse(flow, control, odd, system):
     """SX and SY of ``system`` by IPOL: means of Psi' at the two pixels."""
     x, y = cuda.grid(2)
     pair = cuda.blockIdx.z
     if x < flow.shape[4] and y < flow.shape[3]:
-        a, b = flow[control[TURN, pair] ^ turn, pair, A], flow[control[TURN, pair] ^ turn, pair, B]
+        a, b = flow[control[BUFFER, pair] ^ odd, pair, A], flow[control[BUFFER, pair] ^ odd, pair, B]
         left, up = max(x - 1, 0), max(y - 1, 0)
         here = psi_prime(central(a, y, x) + central(b, y, x))
         before = psi_prime(central(a, y, left) + central(b, y, left))
@@ -129,7 +129,7 @@ def diffuse(flow, control, turn, system):
 
 
 @kernel
-def prepare_apart(flow, control, turn, data, weight, weight_2, omega, system):
+def prepare_apart(flow, control, odd, data, weight, weight_2, omega, system):
     """The rest of ``system`` behind :func:`diffuse`; two data terms, with their weights 1/alpha and gamma/alpha."""
     x, y = cuda.grid(2)
     pair = cuda.blockIdx.z
@@ -138,7 +138,7 @@ def prepare_apart(flow, control, turn, data, weight, weight_2, omega, system):
         s = system[pair, SX, y, x] + system[pair, SY, y, x]
         s += system[pair, SX, y, x + 1] if x + 1 < width else ZERO
         s += system[pair, SY, y + 1, x] if y + 1 < height else ZERO
-        a, b = flow[control[TURN, pair] ^ turn, pair, A, y, x], flow[control[TURN, pair] ^ turn, pair, B, y, x]
+        a, b = flow[control[BUFFER, pair] ^ odd, pair, A, y, x], flow[control[BUFFER, pair] ^ odd, pair, B, y, x]
         weigh(data, 2, a, b, s, weight, weight_2, omega, system, pair, y, x)
 
 
@@ -148,18 +148,18 @@ def prepare_apart(flow, control, turn, data, weight, weight_2, omega, system):
 @kernel(threads=1)
 def begin_level(control):
     """Every pair (a block) has its flow in buffer 0 and is going."""
-    control[TURN, cuda.blockIdx.z] = 0
+    control[BUFFER, cuda.blockIdx.z] = 0
     control[GOING, cuda.blockIdx.z] = 1
 
 
 @kernel
-def end_level(flow, control, turn, field):
+def end_level(flow, control, odd, field):
     """The total flow of every pair to ``field`` (P, 2, H, W)."""
     x, y = cuda.grid(2)
     pair = cuda.blockIdx.z
     if x < field.shape[3] and y < field.shape[2]:
         for plane in range(2):
-            field[pair, plane, y, x] = flow[control[TURN, pair] ^ turn, pair, plane, y, x]
+            field[pair, plane, y, x] = flow[control[BUFFER, pair] ^ odd, pair, plane, y, x]
 
 
 def signatures() -> dict[Any, list[tuple[Any, ...]]]:

@@ -32,8 +32,9 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32, int32, int64
 
-from flowprep.flow.cuda.brox_kernels import CC, GOING, ONE, RU, RV, SX, SY, TURN, WU, WV, ZERO, A, B
+from flowprep.flow.cuda.brox_kernels import BUFFER, CC, GOING, ONE, RU, RV, SX, SY, WU, WV, ZERO, A, B
 from flowprep.flow.cuda.device import SIMULATED, kernel
+from flowprep.flow.cuda.tile import tiles_along
 
 # Registers decide: 8 pixels of 9 values, and what computing takes, are 128 for each of 512 threads, all that there are.
 ACROSS, STRIPS, ROWS, SWEEPS = (8, 4, 4, 2) if SIMULATED else (32, 16, 4, 5)
@@ -47,19 +48,18 @@ ADDERS = 4 if SIMULATED else 32  # threads that add up the errors of a pair's ti
 
 def tiles(height: int, width: int) -> tuple[int, int]:
     """Tiles (across, down) that an image takes."""
-    across = 1 + max(0, -(-(width - WIDTH) // INNER_WIDTH))
-    return across, 1 + max(0, -(-(height - HEIGHT) // INNER_HEIGHT))
+    return tiles_along(width, WIDTH, INNER_WIDTH), tiles_along(height, HEIGHT, INNER_HEIGHT)
 
 
 @kernel(threads=1)
-def begin_solver(control):
+def begin_sweeps(control):
     """Every pair (a block) is going."""
     control[GOING, cuda.blockIdx.z] = 1
 
 
-def _solver(measuring: bool) -> Any:
+def _sweeper(measuring: bool) -> Any:
     @kernel(threads=THREADS)
-    def solve(flow, control, turn, system, sweeps, omega, errors):
+    def sweep(flow, control, odd, system, sweeps, omega, errors):
         """``sweeps`` sweeps of every pair that is going, from one buffer of ``flow`` to the other.
 
         Blocks: tiles across, down, pairs. More than SWEEPS only where a single tile holds the frame.
@@ -67,7 +67,7 @@ def _solver(measuring: bool) -> Any:
         pair = cuda.blockIdx.z
         if control[GOING, pair] == 0:
             return
-        source = control[TURN, pair] ^ turn
+        source = control[BUFFER, pair] ^ odd
         height, width = flow.shape[3], flow.shape[4]
         c, strip = cuda.threadIdx.x, cuda.threadIdx.y
         top = strip * ROWS  # row of the tile that the thread's first pixels lie in
@@ -164,16 +164,16 @@ def _solver(measuring: bool) -> Any:
             if thread == 0:
                 errors[pair, cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x] = sums[0]
 
-    return solve
+    return sweep
 
 
-solve = _solver(False)  # as many sweeps as are launched: ``errors`` stay as they are
-solve_measured = _solver(True)
+sweep = _sweeper(False)  # as many sweeps as are launched: ``errors`` stay as they are
+sweep_measured = _sweeper(True)
 
 
 @kernel(threads=ADDERS)
 def judge(errors, tiles, limit, control):
-    """Behind :func:`solve_measured`: turn each pair (a block) to what it wrote, and stop those whose sum of squared
+    """Behind :func:`sweep_measured`: turn each pair (a block) to what it wrote, and stop those whose sum of squared
     changes is at most ``limit``."""
     pair, adder = cuda.blockIdx.z, cuda.threadIdx.x
     if control[GOING, pair] == 0:
@@ -188,17 +188,17 @@ def judge(errors, tiles, limit, control):
         total = ZERO
         for i in range(ADDERS):
             total += sums[i]
-        control[TURN, pair] ^= 1
+        control[BUFFER, pair] ^= 1
         control[GOING, pair] = 0 if total <= limit else 1
 
 
 def signatures() -> dict[Any, list[tuple[Any, ...]]]:
     """Types that the kernels of this module are launched with."""
     flow, planes, control, errors = float32[:, :, :, :, ::1], float32[:, :, :, ::1], int32[:, ::1], float32[:, ::1]
-    sweep = flow, control, int64, planes, int64, float32, errors
+    types = flow, control, int64, planes, int64, float32, errors
     return {
-        begin_solver: [(control,)],
-        solve: [sweep],
-        solve_measured: [sweep],
+        begin_sweeps: [(control,)],
+        sweep: [types],
+        sweep_measured: [types],
         judge: [(errors, int64, float32, control)],
     }

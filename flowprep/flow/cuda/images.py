@@ -105,11 +105,11 @@ def signatures() -> dict[Any, list[tuple[Any, ...]]]:
 
 # Tables
 
-Table = Callable[[int], Taps]  # for n samples
-Slopes = Sequence[tuple[Table, Table]]  # how planes of derivatives are made: of rows, and along rows
+TapsFor = Callable[[int], Taps]  # for n samples
+Slopes = Sequence[tuple[TapsFor, TapsFor]]  # how planes of derivatives are made: of rows, and along rows
 
 
-class Tables(NamedTuple):
+class Table(NamedTuple):
     """How planes are made of planes: the arguments of :func:`resample` between its planes."""
 
     row_start: Any  # (H,) int32
@@ -118,9 +118,9 @@ class Tables(NamedTuple):
     weights: Any  # (W, taps) float32
 
 
-def tables(rows: Taps, columns: Taps, factor: float = 1.0) -> Tables:
+def table_of(rows: Taps, columns: Taps, factor: float = 1.0) -> Table:
     """``rows``: how rows are made of rows; ``columns``: how each is made along itself; ``factor``: on the values."""
-    return Tables(
+    return Table(
         np.ascontiguousarray(rows.start, np.int32),
         np.ascontiguousarray(rows.weights * factor, np.float32),
         np.ascontiguousarray(columns.start, np.int32),
@@ -128,13 +128,13 @@ def tables(rows: Taps, columns: Taps, factor: float = 1.0) -> Tables:
     )
 
 
-def resampling(source: Any, table: Tables, target: Any, stream: Any, planes: int = 1) -> Launch:
+def resampling(source: Any, table: Table, target: Any, stream: Any, planes: int = 1) -> Launch:
     """:func:`resample` for ``target`` (N, H, W), ``planes`` of which are one image; all on the device."""
     _, height, width = target.shape
     return Launch(resample, *pixels(height, width, planes), stream, source, *table, target)
 
 
-def _twice(once: Table, n: int) -> Taps:
+def _twice(once: TapsFor, n: int) -> Taps:
     return composed(once(n), once(n), n)
 
 

@@ -14,6 +14,7 @@ from numba import cuda, float32, int32
 
 from flowprep.flow.cuda.device import inline, kernel, pixels
 from flowprep.flow.cuda.launch import Launch
+from flowprep.flow.cuda.sampling import within
 
 ROWS = 8  # that a thread filters
 PLANES = 6  # of a pair's state
@@ -114,11 +115,6 @@ def middle_of_25(c, d):
 
 
 @inline
-def within(index, size):
-    return max(np.int32(0), min(np.int32(size - 1), np.int32(index)))
-
-
-@inline
 def row_of_3(plane, y, columns):
     """The sorted values of three columns in row y."""
     line, values = within(y, plane.shape[0]) * np.int32(plane.shape[1]), plane.flat
@@ -141,14 +137,14 @@ def copy(source, target, top, x):
 
 
 @kernel
-def median_3(state, turn, active):
+def median_3(state, buffer, active):
     """3 x 3: see :func:`median`."""
     x, strip = cuda.grid(2)
     pair, plane = cuda.blockIdx.z // PLANES, cuda.blockIdx.z % PLANES
     height, width = state.shape[3], state.shape[4]
     top = strip * ROWS
     if active[pair] != 0 and x < width and top < height:
-        source, target = state[turn[pair], pair, plane], state[1 - turn[pair], pair, plane]
+        source, target = state[buffer[pair], pair, plane], state[1 - buffer[pair], pair, plane]
         if plane >= FLOW:
             copy(source, target, top, x)
         else:
@@ -161,14 +157,14 @@ def median_3(state, turn, active):
 
 
 @kernel
-def median_5(state, turn, active):
+def median_5(state, buffer, active):
     """5 x 5: see :func:`median`."""
     x, strip = cuda.grid(2)
     pair, plane = cuda.blockIdx.z // PLANES, cuda.blockIdx.z % PLANES
     height, width = state.shape[3], state.shape[4]
     top = strip * ROWS
     if active[pair] != 0 and x < width and top < height:
-        source, target = state[turn[pair], pair, plane], state[1 - turn[pair], pair, plane]
+        source, target = state[buffer[pair], pair, plane], state[1 - buffer[pair], pair, plane]
         if plane >= FLOW:
             copy(source, target, top, x)
         else:
@@ -190,15 +186,15 @@ def median_5(state, turn, active):
                 upper = lower
 
 
-def median(state: Any, turn: Any, active: Any, width: int, stream: Any) -> Launch:
+def median(state: Any, buffer: Any, active: Any, width: int, stream: Any) -> Launch:
     """For each pair whose ``active`` is not 0, median filter U1 and U2 with a window of ``width`` (3 or 5) px.
 
-    state (2, P, 6, H, W) float32 holds the planes of pairs twice; turn, active (P,) int32. What is read is buffer
-    turn[pair]; the other one gets the filtered planes and copies of the remaining ones.
+    state (2, P, 6, H, W) float32 holds the planes of pairs twice; buffer, active (P,) int32. What is read is buffer
+    buffer[pair]; the other one gets the filtered planes and copies of the remaining ones.
     """
     height, columns = state.shape[3:]
     blocks, threads = pixels(-(-height // ROWS), columns, PLANES)
-    return Launch({3: median_3, 5: median_5}[width], blocks, threads, stream, state, turn, active)
+    return Launch({3: median_3, 5: median_5}[width], blocks, threads, stream, state, buffer, active)
 
 
 def signatures() -> dict[Any, list[tuple[Any, ...]]]:

@@ -41,7 +41,8 @@ class Arena:
             try:
                 self._memory = cuda.device_array(size, np.uint8)
             except cuda.cudadrv.driver.CudaAPIError as error:
-                raise MemoryError(f"The GPU has no {size / 2**20:.0f} MiB of memory left: {error}") from error
+                text = f"the GPU has no {size / 2**20:.0f} MiB of memory left: nvidia-smi shows who has it"
+                raise MemoryError(text) from error
 
     def array(self, shape: tuple[int, ...] | int, dtype: Any) -> Any:
         """A C-contiguous device array, its values undefined. Raises MemoryError where no room was asked for."""

@@ -1,6 +1,6 @@
 """Values between pixels. Planes are read through indices that are kept inside, whatever the flow is.
 
-The samplers take the grey levels (F, H, W) and their derivatives (F, C, H, W) at a level, the number of a frame, and a
+The samplers take the grey levels (F, H, W) and their derivatives (C, F, H, W) at a level, the number of a frame, and a
 position in px; they return the sampled grey level and derivatives.
 """
 
@@ -34,6 +34,7 @@ def floor_and_rest(position, size):
 
 @inline
 def within(index, size):
+    """The index of a pixel that exists, the nearest one."""
     return max(np.int32(0), min(np.int32(size - 1), np.int32(index)))
 
 

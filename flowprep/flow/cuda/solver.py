@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowprep.flow.cuda.device import pixels
 from flowprep.flow.cuda.launch import ONE_BLOCK, ONE_THREAD, Launch
 from flowprep.flow.cuda.memory import Arena
-from flowprep.flow.cuda.pyramid import Pyramid
+from flowprep.flow.cuda.pyramid import Pyramid, PyramidTables
 
 Step = Callable[[int], None]  # enqueues work for a number of pairs
 
 
+class Batch(NamedTuple):
+    """Arrays on the device, as large as batches ever are, which come and go in them."""
+
+    frames: Any  # (F, H, W) uint8 or float32
+    first: Any  # (P,) int32: pair i is of the frames first[i] and second[i]
+    second: Any
+    flow: Any  # (P, 2, H, W) float32, px: what comes out
+
+
 class Solver:
-    """Workspace and schedule for batches of pairs of frames of one size, which come and go in the same arrays."""
+    """Workspace and schedule for batches of frames of one size."""
 
     schedule: list[Step]  # behind the pyramid, one after the other
 
-    def __init__(self, pyramid: Pyramid, frames: Any, first: Any, second: Any, arena: Arena, stream: Any) -> None:
-        """frames (F, H, W) uint8 or float32, first and second (P,) int32: all on the device, and as large as batches
-        ever are. Pair i is of the frames first[i] and second[i]. Work is enqueued on ``stream``."""
-        self.pyramid = pyramid
-        self.pyramid.place(frames, stream, arena.array)
-        self.first, self.second = first, second
-        self.stream = stream
+    def __init__(self, tables: PyramidTables, batch: Batch, arena: Arena, stream: Any) -> None:
+        self.batch, self.stream = batch, stream
+        self.pyramid = Pyramid(tables, batch.frames, stream, arena.array)
 
     def solve(self, frames: int, pairs: int) -> None:
         """Enqueue the flow, in px, of the first ``pairs`` pairs of the first ``frames`` frames."""

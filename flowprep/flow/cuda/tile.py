@@ -1,4 +1,4 @@
-"""Tiles: how the inner iterations of TV-L1 and Brox flow stay on the chip for several iterations.
+"""The tiles of TV-L1: how its inner iterations stay on the chip for several of them (Brox: brox_sweeps.py).
 
 A block of threads works on one tile of one pair. Every thread owns ROWS pixels, one below the other; what they hold
 stays in its registers from the first iteration of a launch to the last. What neighbours need goes through two planes in
@@ -39,5 +39,9 @@ ZERO = np.float32(0)
 
 def tiles(height: int, width: int) -> tuple[int, int]:
     """Tiles (across, down) that an image takes."""
-    across = 1 + max(0, -(-(width - WIDTH) // INNER_WIDTH))
-    return across, 1 + max(0, -(-(height - HEIGHT) // INNER_HEIGHT))
+    return tiles_along(width, WIDTH, INNER_WIDTH), tiles_along(height, HEIGHT, INNER_HEIGHT)
+
+
+def tiles_along(length: int, size: int, inner: int) -> int:
+    """Tiles of ``size`` px that a side takes, each beginning ``inner`` px after the one before."""
+    return 1 + max(0, -(-(length - size) // inner))

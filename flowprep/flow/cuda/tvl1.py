@@ -12,8 +12,8 @@ from flowprep.flow.cuda.images import GRADIENT, rest
 from flowprep.flow.cuda.launch import Launch
 from flowprep.flow.cuda.median import median
 from flowprep.flow.cuda.memory import Arena
-from flowprep.flow.cuda.pyramid import Pyramid
-from flowprep.flow.cuda.solver import Solver, Step
+from flowprep.flow.cuda.pyramid import PyramidTables
+from flowprep.flow.cuda.solver import Batch, Solver, Step
 from flowprep.flow.cuda.tile import HALO, STRIPS, WIDTH, tiles
 from flowprep.flow.cuda.tvl1_data_term import INSIDE, REPEATED, ZEROS, linearise
 from flowprep.flow.cuda.watch import Watch
@@ -42,47 +42,31 @@ class _Level(NamedTuple):
 class TVL1Solver(Solver):
     """TV-L1 for batches of frames of one size."""
 
-    def __init__(
-        self, parameters: TVL1Parameters, frames: Any, first: Any, second: Any, flow: Any, arena: Arena, stream: Any
-    ) -> None:
-        """flow (P, 2, H, W): where it goes; the rest is as in :class:`Solver`."""
-        pairs, (height, width) = len(first), frames.shape[1:]
-        super().__init__(_pyramid(parameters, height, width), frames, first, second, arena, stream)
+    def __init__(self, parameters: TVL1Parameters, batch: Batch, arena: Arena, stream: Any) -> None:
+        pairs, _, height, width = batch.flow.shape
+        super().__init__(_tables(parameters, height, width), batch, arena, stream)
         self.parameters = parameters
         top = height * width
         across, down = tiles(height, width)
         state, data = (arena.array(planes * pairs * top, np.float32) for planes in (STATE, DATA))
         flows = [arena.array(2 * pairs * top, np.float32) for _ in range(2)]  # of even and of odd levels
         errors = arena.array(pairs * across * down * HALO, np.float32)
-        self._levels = []
-        for k, (h, w) in enumerate(self.pyramid.sizes):
-            across, down = tiles(h, w)
-            part = flows[k % 2][: 2 * pairs * h * w]
-            self._levels.append(
-                _Level(
-                    h,
-                    w,
-                    state[: STATE * pairs * h * w].reshape(2, pairs, 6, h, w),
-                    data[: DATA * pairs * h * w].reshape(pairs, 4, h, w),
-                    part.reshape(pairs, 2, h, w),
-                    part.reshape(2 * pairs, h, w),
-                    errors[: pairs * across * down * HALO].reshape(pairs, across * down, HALO),
-                )
-            )
+        sizes = [level.shape[1:] for level in self.pyramid.grey]
+        self._levels = [_level(state, data, flows[k % 2], errors, pairs, *size) for k, size in enumerate(sizes)]
         self._control = arena.array((4, pairs), np.int32)
         self._launches = -(-parameters.inner_iterations // HALO) + 1  # of iterations; one may be in vain
         self._watch = Watch(self._control[kernels.GOING], stream)
-        self.schedule = self._planned(flow)
+        self.schedule = self._planned()
 
     @staticmethod
     @lru_cache(256)
     def bytes_needed(parameters: TVL1Parameters, height: int, width: int) -> tuple[int, int, int]:
-        """Bytes of device memory: whatever the batch, for each frame, and for each pair."""
+        """Bytes of device memory: of tables, for each frame, and for each pair."""
         across, down = tiles(height, width)
         pair = 4 * ((STATE + DATA + FLOW) * height * width + across * down * HALO + 4)
-        return *_pyramid(parameters, height, width).bytes_needed(), pair
+        return *_tables(parameters, height, width).bytes_needed(), pair
 
-    def _planned(self, flow: Any) -> list[Step]:
+    def _planned(self) -> list[Step]:
         """What is done for a number of pairs, one after the other."""
         p, control = self.parameters, self._control
         begin_warp = self.per_pair(kernels.begin_warp, control)
@@ -92,10 +76,10 @@ class TVL1Solver(Solver):
             steps.append(self.per_pixel(kernels.begin_level, level, level.flow, level.state, control))
             warp: list[Step] = [begin_warp, self._linearising(k), self._converging(level)]
             steps += p.warps * warp
-            factor, target = (np.float32(1), level.flow) if k else (np.float32(p.theta / p.tau), flow)
+            factor, target = (np.float32(1), level.flow) if k else (np.float32(p.theta / p.tau), self.batch.flow)
             steps.append(self.per_pixel(kernels.end_level, level, level.state, control, factor, target))
             if k:
-                steps.append(self.pyramid.carrying(k - 1, level.planes, self._levels[k - 1].planes, self.stream))
+                steps.append(self.pyramid.carrying(k - 1, level.planes, self._levels[k - 1].planes))
         return steps
 
     def _linearising(self, k: int) -> Launch:
@@ -107,8 +91,8 @@ class TVL1Solver(Solver):
             self._control,
             pyramid.grey[k],
             pyramid.slopes[k],
-            self.first,
-            self.second,
+            self.batch.first,
+            self.batch.second,
             pyramid.low,
             pyramid.high,
             np.float32(p.lambda_ * p.theta),
@@ -125,10 +109,10 @@ class TVL1Solver(Solver):
         limit = np.float32(p.epsilon**2 * level.height * level.width) * scale * scale
         filtered = p.median_filtering > 1
         across, down = tiles(level.height, level.width)
-        begin = [self.per_pair(kernels.begin_block, control, p.inner_iterations, int(filtered))]
+        begin = [self.per_pair(kernels.begin_iterations, control, p.inner_iterations, int(filtered))]
         if filtered:
-            turn, going = control[kernels.TURN], control[kernels.GOING]
-            begin.insert(0, median(level.state, turn, going, p.median_filtering, self.stream))
+            buffer, going = control[kernels.BUFFER], control[kernels.GOING]
+            begin.insert(0, median(level.state, buffer, going, p.median_filtering, self.stream))
         relaxed = level.state, level.data, control, tau, level.errors
         relax = Launch(kernels.relax, (across, down, 1), (WIDTH, STRIPS), self.stream, *relaxed)
         judged = level.errors, across * down, limit, control
@@ -149,13 +133,29 @@ class TVL1Solver(Solver):
                     return
 
 
-def _pyramid(p: TVL1Parameters, height: int, width: int) -> Pyramid:
+def _tables(p: TVL1Parameters, height: int, width: int) -> PyramidTables:
     sampled, step = SAMPLED[p.preset], p.scale_step
-    return Pyramid(
+    return PyramidTables(
         p.level_sizes(height, width),
         partial(smaller, scale=step) if p.preset == "ipol" else partial(sampled, step=1 / step),
         lambda n_in, n_out: sampled(n_in, n_out, n_in / n_out),
         1 / step,
         p.presmoothing,
         GRADIENT,
+    )
+
+
+def _level(state: Any, data: Any, flow: Any, errors: Any, pairs: int, height: int, width: int) -> _Level:
+    """A level of that size in flat arrays."""
+    size = pairs * height * width
+    across, down = tiles(height, width)
+    field = flow[: 2 * size]
+    return _Level(
+        height,
+        width,
+        state[: STATE * size].reshape(2, pairs, 6, height, width),
+        data[: DATA * size].reshape(pairs, 4, height, width),
+        field.reshape(pairs, 2, height, width),
+        field.reshape(2 * pairs, height, width),
+        errors[: pairs * across * down * HALO].reshape(pairs, across * down, HALO),
     )

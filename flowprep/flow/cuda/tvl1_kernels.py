@@ -10,7 +10,7 @@ rho / |grad I1| = n . u + c:
 
     U_d <- U_d + tau div p_d - clamp(n . U + C, +-LIMIT) n_d          P_d <- (P_d + grad U_d) / (1 + |grad U_d|)
 
-    control (4, P)            TURN     the buffer that holds the state of the pair
+    control (4, P)            BUFFER     the buffer that holds the state of the pair
                               GOING    1 until the warp has converged
                               COUNT    iterations that the next launch is to do, 0 to HALO
                               LEFT     iterations that it may do before the next median filter
@@ -35,7 +35,7 @@ from flowprep.flow.cuda.tile import HALO, HEIGHT, INNER_HEIGHT, INNER_WIDTH, ROW
 
 U1, U2, P11, P12, P21, P22 = range(6)
 N1, N2, C, LIMIT = range(4)
-TURN, GOING, COUNT, LEFT = range(4)
+BUFFER, GOING, COUNT, LEFT = range(4)
 
 ONE = np.float32(1)
 ADDERS = 4 if THREADS == 32 else 32  # threads that add up the errors of a pair's tiles
@@ -48,7 +48,7 @@ def begin_level(flow, state, control):
     pair = cuda.blockIdx.z
     height, width = flow.shape[2], flow.shape[3]
     if x == 0 and y == 0:
-        control[TURN, pair] = 0
+        control[BUFFER, pair] = 0
     if x < width and y < height:
         state[0, pair, U1, y, x] = flow[pair, 0, y, x]
         state[0, pair, U2, y, x] = flow[pair, 1, y, x]
@@ -62,9 +62,9 @@ def end_level(state, control, factor, flow):
     x, y = cuda.grid(2)
     pair = cuda.blockIdx.z
     if x < flow.shape[3] and y < flow.shape[2]:
-        turn = control[TURN, pair]
-        flow[pair, 0, y, x] = state[turn, pair, U1, y, x] * factor
-        flow[pair, 1, y, x] = state[turn, pair, U2, y, x] * factor
+        buffer = control[BUFFER, pair]
+        flow[pair, 0, y, x] = state[buffer, pair, U1, y, x] * factor
+        flow[pair, 1, y, x] = state[buffer, pair, U2, y, x] * factor
 
 
 @kernel(threads=1)
@@ -73,12 +73,12 @@ def begin_warp(control):
 
 
 @kernel(threads=1)
-def begin_block(control, iterations, filtered):
+def begin_iterations(control, iterations, filtered):
     """Let every pair that has not converged do ``iterations`` more. ``filtered``: its state was put into the other
     buffer."""
     pair = cuda.blockIdx.z
     if control[GOING, pair]:
-        control[TURN, pair] ^= filtered
+        control[BUFFER, pair] ^= filtered
         control[LEFT, pair] = iterations
         control[COUNT, pair] = min(HALO, iterations)
 
@@ -90,7 +90,7 @@ def relax(state, data, control, tau, errors):
     count = control[COUNT, pair]
     if count == 0:
         return
-    turn = control[TURN, pair]
+    buffer = control[BUFFER, pair]
     height, width = state.shape[3], state.shape[4]
     column, strip = cuda.threadIdx.x, cuda.threadIdx.y
     top = strip * ROWS  # row of the tile that the thread's first pixel lies in
@@ -116,9 +116,9 @@ def relax(state, data, control, tau, errors):
     exists = x < width
     for r in range(ROWS):
         if exists and y + r < height:
-            u1[r], u2[r] = state[turn, pair, U1, y + r, x], state[turn, pair, U2, y + r, x]
-            p11[r], p12[r] = state[turn, pair, P11, y + r, x], state[turn, pair, P12, y + r, x]
-            p21[r], p22[r] = state[turn, pair, P21, y + r, x], state[turn, pair, P22, y + r, x]
+            u1[r], u2[r] = state[buffer, pair, U1, y + r, x], state[buffer, pair, U2, y + r, x]
+            p11[r], p12[r] = state[buffer, pair, P11, y + r, x], state[buffer, pair, P12, y + r, x]
+            p21[r], p22[r] = state[buffer, pair, P21, y + r, x], state[buffer, pair, P22, y + r, x]
             n1[r], n2[r] = data[pair, N1, y + r, x], data[pair, N2, y + r, x]
             c[r], limit[r] = data[pair, C, y + r, x], data[pair, LIMIT, y + r, x]
         else:
@@ -169,9 +169,9 @@ def relax(state, data, control, tau, errors):
 
     for r in range(ROWS):
         if keeps and top_kept <= top + r < bottom_kept and y + r < height:
-            state[1 - turn, pair, U1, y + r, x], state[1 - turn, pair, U2, y + r, x] = u1[r], u2[r]
-            state[1 - turn, pair, P11, y + r, x], state[1 - turn, pair, P12, y + r, x] = p11[r], p12[r]
-            state[1 - turn, pair, P21, y + r, x], state[1 - turn, pair, P22, y + r, x] = p21[r], p22[r]
+            state[1 - buffer, pair, U1, y + r, x], state[1 - buffer, pair, U2, y + r, x] = u1[r], u2[r]
+            state[1 - buffer, pair, P11, y + r, x], state[1 - buffer, pair, P12, y + r, x] = p11[r], p12[r]
+            state[1 - buffer, pair, P21, y + r, x], state[1 - buffer, pair, P22, y + r, x] = p21[r], p22[r]
 
     # The changes of all threads, added up iteration by iteration, always in the same order.
     for k in range(count):
@@ -221,7 +221,7 @@ def judge(errors, tiles, limit, control):
             control[COUNT, pair] = enough
         else:
             left = control[LEFT, pair] - count
-            control[TURN, pair] ^= 1
+            control[BUFFER, pair] ^= 1
             control[LEFT, pair] = left
             control[COUNT, pair] = 0 if enough else min(HALO, left)
             control[GOING, pair] = 0 if enough else 1
@@ -235,7 +235,7 @@ def signatures() -> dict[Any, list[tuple[Any, ...]]]:
         begin_level: [(data, state, control)],
         end_level: [(state, control, float32, data)],
         begin_warp: [(control,)],
-        begin_block: [(control, int64, int64)],
+        begin_iterations: [(control, int64, int64)],
         relax: [(state, data, control, float32, errors)],
         judge: [(errors, int64, float32, control)],
     }
