@@ -27,9 +27,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,6 +47,18 @@ VIDEOS_PER_CHILD = 500  # then a fresh one: a slow leak in a decoder must not ad
 STRIKES = 2  # tries before a crash, a hang or a want of memory is the video's own fault
 KILLS = 6  # tries before SIGKILL is: it mostly comes from outside (a person, a job manager, the kernel short of memory)
 LOSSES = 3  # of the process of the GPU before that is: the last time the video is computed alone
+
+
+class End(Enum):
+    """What ended a try."""
+
+    STRIKE = auto()
+    KILL = auto()
+    LOSS = auto()
+    ACCIDENT = auto()  # that no video is to blame for, ever
+
+
+MOST = {End.STRIKE: STRIKES, End.KILL: KILLS, End.LOSS: LOSSES}
 
 STOP = threading.Event()  # set by a driver that was told to end: every wait in this process gives up
 
@@ -131,7 +145,8 @@ class Sandbox:
         self, job: dict[str, Any], progress: Callable[[int], None], folder: Path | None = None
     ) -> tuple[dict[str, Any] | ChildError, int]:
         """The answer to ``job``, or the error that it keeps ending in; and the number of tries."""
-        strikes = kills = losses = accidents = counted = 0
+        ends: Counter[End] = Counter()  # of the tries
+        counted = 0
 
         def count(fields: int) -> None:
             nonlocal counted
@@ -142,24 +157,26 @@ class Sandbox:
             for leftover in folder.iterdir() if folder else ():
                 leftover.unlink()
             try:
-                answer = self._compute(job, count, alone=losses == LOSSES - 1) if self._gpu else self._ask(job, count)
+                alone = ends[End.LOSS] == LOSSES - 1
+                answer = self._compute(job, count, alone=alone) if self._gpu else self._ask(job, count)
             except ChildError as error:
                 self.close()
                 count(-counted)  # the next try begins at the first field again
-                if self._gpu and error.gpu:
-                    loss = self._gpu.lost(self._gpu_start, _give_up, blameless=error.outside)
-                    losses += not loss.blameless
-                    accidents += loss.blameless
-                    error.reason = f"the process of the GPU ended {LOSSES} times with this video: {loss.words}"
-                else:
-                    kills += error.outside
-                    strikes += not error.outside
-                if strikes >= STRIKES or kills >= KILLS or losses >= LOSSES:
-                    return error, strikes + kills + losses + accidents
+                ends[self._end_of(error)] += 1
+                if any(ends[end] >= most for end, most in MOST.items()):
+                    return error, ends.total()
             else:
                 if self._gpu and counted:
                     self._gpu.done()
-                return answer, 1 + strikes + kills + losses + accidents
+                return answer, ends.total() + 1
+
+    def _end_of(self, error: ChildError) -> End:
+        """What it was, by what has become of the process of the GPU, if that was it."""
+        if not (self._gpu and error.gpu):
+            return End.KILL if error.outside else End.STRIKE
+        loss = self._gpu.lost(self._gpu_start, _give_up, blameless=error.outside)
+        error.reason = f"the process of the GPU ended {LOSSES} times with this video: {loss.words}"
+        return End.ACCIDENT if loss.blameless else End.LOSS
 
     def _compute(self, job: dict[str, Any], progress: Callable[[int], None], *, alone: bool) -> dict[str, Any]:
         """:meth:`_ask` for what is computed on the GPU; ``alone``: with no other video, on a GPU that works."""
