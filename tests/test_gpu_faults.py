@@ -56,7 +56,7 @@ def extract(folder: Path, name: str, gpu: GPUProcess, silence: float = 30) -> Le
 
 def test_a_process_that_is_stopped_is_replaced(folder: Path, gpu: GPUProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWPREP_TEST_GPU_FAULT", "stopped once")
-    row = extract(folder, "dim.avi", gpu, silence=1)
+    row = extract(folder, "dim.avi", gpu, silence=6)
     assert (row.verdict, row.attempt) == (Verdict.OK, 2)
     assert gpu._losses[1].words == "it gave no sign of life."
 
