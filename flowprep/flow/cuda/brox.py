@@ -25,7 +25,7 @@ from flowprep.flow.cuda.images import IPOL_SLOPES, NCV_SLOPES, rest
 from flowprep.flow.cuda.launch import Launch
 from flowprep.flow.cuda.memory import Arena
 from flowprep.flow.cuda.pyramid import PyramidTables
-from flowprep.flow.cuda.solver import Batch, Solver, Step
+from flowprep.flow.cuda.solver import Batch, Solver, Step, UntilStopped
 from flowprep.flow.cuda.watch import Watch
 from flowprep.flow.taps import bicubic, bicubic_inside, smaller, supersampled
 
@@ -136,20 +136,12 @@ class BroxSolver(Solver):
         p, control = self.parameters, self._control
         limit = np.float32(p.tolerance**2 * level.height * level.width)
         across, down = tiles(level.height, level.width)
-        begin = self.per_pair(begin_sweeps, control)
         judging = self.per_pair(judge, level.errors, across * down, limit, control, threads=(ADDERS, 1))
         starts = range(0, p.solver_iterations, SWEEPS)
         sweeps = [self._sweep(sweep_measured, level, odd, min(SWEEPS, p.solver_iterations - done)) for done in starts]
-        return [partial(self._converge, begin, sweeps, judging)], odd
-
-    def _converge(self, begin: Launch, sweeps: list[Launch], judging: Launch, pairs: int) -> None:
-        begin(pairs)
-        self._watch.begin()
-        for number, launch in enumerate(sweeps):
-            if number and number % LOOK_EVERY == 0 and self._watch.all_stopped(pairs):
-                return
-            launch(pairs)
-            judging(pairs)
+        rounds = [[sweep, judging] for sweep in sweeps]
+        rounds[0].insert(0, self.per_pair(begin_sweeps, control))
+        return [UntilStopped(rounds, self._watch, LOOK_EVERY)], odd
 
     def _sweep(self, kernel: Any, level: _Level, odd: int, sweeps: int) -> Launch:
         omega = np.float32(self.parameters.omega)
@@ -163,6 +155,7 @@ def _data(p: BroxParameters) -> int:
     return kernels.FIRST_TERM + (2 if p.preset == "ipol" else 1) * kernels.TERM
 
 
+@lru_cache(64)
 def _tables(p: BroxParameters, height: int, width: int) -> PyramidTables:
     sizes, step = p.level_sizes(height, width), p.scale_factor
     if p.preset == "ipol":

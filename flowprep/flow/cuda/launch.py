@@ -18,8 +18,7 @@ from numba import cuda
 from flowprep.flow.cuda.device import SIMULATED
 
 if not SIMULATED:
-    from cuda.bindings.driver import CUfunction, CUresult, CUstream, cuLaunchKernel
-
+    from cuda.bindings import driver
 
 ONE_BLOCK, ONE_THREAD = (1, 1, 1), (1, 1)  # for each image
 
@@ -39,8 +38,8 @@ class Launch:
             return
         compiled = kernel.compile(tuple(kernel.typeof_pyval(argument) for argument in arguments))
         self._kernel = compiled  # keeps the code
-        self._function = CUfunction(int(compiled._codelibrary.get_cufunc().kernel.handle))
-        self._queue = CUstream(int(stream.handle))
+        self._function = driver.CUfunction(int(compiled._codelibrary.get_cufunc().handle))
+        self._queue = driver.CUstream(int(stream.handle))
         self._words = np.array([word for argument in arguments for word in _words(argument)], np.uint64)
         self._places = self._words.ctypes.data + np.arange(0, self._words.nbytes, 8, dtype=np.uint64)
         self._table = self._places.ctypes.data
@@ -52,9 +51,34 @@ class Launch:
             self._kernel[(across, down, each * images), self._threads, self._stream](*self._arguments)
             return
         x, y = self._threads
-        (result,) = cuLaunchKernel(self._function, across, down, each * images, x, y, 1, 0, self._queue, self._table, 0)
-        if result != CUresult.CUDA_SUCCESS:
-            raise RuntimeError(f"{self._kernel.name} was not launched: {result.name}")
+        blocks = across, down, each * images
+        _done(driver.cuLaunchKernel(self._function, *blocks, x, y, 1, 0, self._queue, self._table, 0))
+
+
+def fetch(source: Any, target: Any, count: int, stream: Any) -> None:
+    """Enqueue a copy of the first ``count`` elements of a device array to an array in pinned memory."""
+    if SIMULATED:
+        source.copy_to_host(target, stream=stream)
+        return
+    size = count * target.itemsize
+    _done(driver.cuMemcpyDtoHAsync(target.ctypes.data, _address(source), size, int(stream.handle)))
+
+
+def record(event: Any, stream: Any) -> None:
+    """Enqueue ``event``: it has come when all is done that was enqueued before it."""
+    if not SIMULATED:
+        _done(driver.cuEventRecord(int(event.handle), int(stream.handle)))
+
+
+def wait_for(event: Any) -> None:
+    if not SIMULATED:
+        _done(driver.cuEventSynchronize(int(event.handle)))
+
+
+def _done(answer: tuple[Any, ...]) -> None:
+    """Raise what numba.cuda does, so that all errors of CUDA are one."""
+    if answer[0] != driver.CUresult.CUDA_SUCCESS:
+        raise cuda.cudadrv.driver.CudaAPIError(answer[0], f"CUDA says {answer[0].name}")
 
 
 def _words(argument: Any) -> list[int]:

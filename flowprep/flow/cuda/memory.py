@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from numba import cuda
+from numpy.typing import NDArray
 
 from flowprep.flow.cuda.device import release
 
 ALIGNED = 256  # bytes
+OUT_OF_MEMORY = 2  # of CUresult
 
 
 class Arena:
@@ -41,8 +43,19 @@ class Arena:
             try:
                 self._memory = cuda.device_array(size, np.uint8)
             except cuda.cudadrv.driver.CudaAPIError as error:
+                if error.code != OUT_OF_MEMORY:
+                    raise
                 text = f"the GPU has no {size / 2**20:.0f} MiB of memory left: nvidia-smi shows who has it"
                 raise MemoryError(text) from error
+
+    @property
+    def used(self) -> int:
+        """Bytes that are handed out: where the next array begins."""
+        return self._used
+
+    def fill(self, content: NDArray[np.uint8], stream: Any) -> None:
+        """Enqueue a copy of ``content``, as many bytes as there are. It has to stay until that is done."""
+        self._memory[: len(content)].copy_to_device(content, stream=stream)
 
     def array(self, shape: tuple[int, ...] | int, dtype: Any) -> Any:
         """A C-contiguous device array, its values undefined. Raises MemoryError where no room was asked for."""

@@ -33,10 +33,11 @@ class PyramidTables:
     ) -> None:
         self.sizes = sizes
         height, width = sizes[0]
-        if presmoothing > 0:
-            self.top = table_of(gaussian(height, presmoothing), gaussian(width, presmoothing))
+        if presmoothing > 0:  # along columns, then along rows: together they would be a square of taps
+            down_columns = table_of(gaussian(height, presmoothing), same(width))
+            self.top = [down_columns, table_of(same(height), gaussian(width, presmoothing))]
         else:
-            self.top = table_of(same(height), same(width))
+            self.top = [table_of(same(height), same(width))]
         self.down, self.up = [], []
         for fine, coarse in pairwise(sizes):
             self.down.append(table_of(down(fine[0], coarse[0]), down(fine[1], coarse[1])))
@@ -45,7 +46,7 @@ class PyramidTables:
 
     def bytes_needed(self) -> tuple[int, int]:
         """Bytes of device memory for the tables, and for each frame."""
-        every = [self.top, *self.down, *self.up, *(table for level in self.slopes for table in level)]
+        every = [*self.top, *self.down, *self.up, *(table for level in self.slopes for table in level)]
         planes = 1 + len(self.slopes[0])
         frame = 4 * (sum(planes * height * width for height, width in self.sizes) + 2)
         return sum(padded(array.nbytes) for table in every for array in table), frame
@@ -62,28 +63,33 @@ class Pyramid:
     def __init__(self, made: PyramidTables, frames: Any, stream: Any, array: Allocator = cuda.device_array) -> None:
         """``frames`` (F, H, W) uint8 or float32 on the device. Memory for levels comes from ``array(shape, dtype)``;
         tables get memory of their own, which stays as it is. All is enqueued on ``stream``."""
-        self._tables = made  # stays while it is copied from
         self._stream = stream
         memory = Arena()
         memory.clear(made.bytes_needed()[0])
+        self._sent = np.zeros(memory.size, np.uint8)  # stays while it is copied from
 
-        def upload(table: Table) -> Table:
-            copies = Table(*(memory.array(part.shape, part.dtype) for part in table))
-            for copy, part in zip(copies, table, strict=True):
-                copy.copy_to_device(part, stream=stream)
-            return copies
+        def placed(table: Table) -> Table:
+            return Table(*(place(part) for part in table))
 
-        self._up = [upload(table) for table in made.up]
+        def place(part: Any) -> Any:
+            self._sent[memory.used : memory.used + part.nbytes] = part.ravel().view(np.uint8)
+            return memory.array(part.shape, part.dtype)
+
+        self._up = [placed(table) for table in made.up]
         count, planes = len(frames), len(made.slopes[0])
         self.grey = [array((count, *size), np.float32) for size in made.sizes]
         self.slopes = [array((planes, count, *size), np.float32) for size in made.sizes]
         self.low, self.high = (array((count,), np.float32) for _ in range(2))
         self._building = [Launch(low_and_high, (1, 1, 1), (SEARCHERS, 1), stream, frames, self.low, self.high)]
         for k, (grey, slopes) in enumerate(zip(self.grey, self.slopes, strict=True)):
-            source, table = (self.grey[k - 1], made.down[k - 1]) if k else (frames, made.top)
-            self._building.append(resampling(source, upload(table), grey, stream))
+            source, ways = (self.grey[k - 1], [made.down[k - 1]]) if k else (frames, made.top)
+            for way in ways[:-1]:
+                self._building.append(resampling(source, placed(way), slopes[0], stream))
+                source = slopes[0]
+            self._building.append(resampling(source, placed(ways[-1]), grey, stream))
             for way, slope in zip(made.slopes[k], slopes, strict=True):
-                self._building.append(resampling(grey, upload(way), slope, stream))
+                self._building.append(resampling(grey, placed(way), slope, stream))
+        memory.fill(self._sent, stream)
 
     def build(self, count: int) -> None:
         """Enqueue: all levels of the first ``count`` frames."""

@@ -9,8 +9,27 @@ from flowprep.flow.cuda.device import pixels
 from flowprep.flow.cuda.launch import ONE_BLOCK, ONE_THREAD, Launch
 from flowprep.flow.cuda.memory import Arena
 from flowprep.flow.cuda.pyramid import Pyramid, PyramidTables
+from flowprep.flow.cuda.watch import Watch
 
 Step = Callable[[int], None]  # enqueues work for a number of pairs
+
+
+class UntilStopped:
+    """Rounds of launches, for as long as any pair is going: that is looked at after every so many of them.
+
+    It knows nothing of the solver that has it: solvers hold memory of the GPU, and go when nobody has them any more.
+    """
+
+    def __init__(self, rounds: list[list[Launch]], watch: Watch, every: int) -> None:
+        self._rounds, self._watch, self._every = rounds, watch, every
+
+    def __call__(self, pairs: int) -> None:
+        self._watch.begin()
+        for number, launches in enumerate(self._rounds, 1):
+            for launch in launches:
+                launch(pairs)
+            if number % self._every == 0 and number < len(self._rounds) and self._watch.all_stopped(pairs):
+                return
 
 
 class Batch(NamedTuple):

@@ -13,7 +13,7 @@ from flowprep.flow.cuda.launch import Launch
 from flowprep.flow.cuda.median import median
 from flowprep.flow.cuda.memory import Arena
 from flowprep.flow.cuda.pyramid import PyramidTables
-from flowprep.flow.cuda.solver import Batch, Solver, Step
+from flowprep.flow.cuda.solver import Batch, Solver, Step, UntilStopped
 from flowprep.flow.cuda.tile import HALO, STRIPS, WIDTH, tiles
 from flowprep.flow.cuda.tvl1_data_term import INSIDE, REPEATED, ZEROS, linearise
 from flowprep.flow.cuda.watch import Watch
@@ -54,7 +54,6 @@ class TVL1Solver(Solver):
         sizes = [level.shape[1:] for level in self.pyramid.grey]
         self._levels = [_level(state, data, flows[k % 2], errors, pairs, *size) for k, size in enumerate(sizes)]
         self._control = arena.array((4, pairs), np.int32)
-        self._launches = -(-parameters.inner_iterations // HALO) + 1  # of iterations; one may be in vain
         self._watch = Watch(self._control[kernels.GOING], stream)
         self.schedule = self._planned()
 
@@ -117,22 +116,12 @@ class TVL1Solver(Solver):
         relax = Launch(kernels.relax, (across, down, 1), (WIDTH, STRIPS), self.stream, *relaxed)
         judged = level.errors, across * down, limit, control
         judge = self.per_pair(kernels.judge, *judged, threads=(kernels.ADDERS, HALO))
-        return partial(self._converge, begin, [relax, judge])
-
-    def _converge(self, begin: list[Launch], iterate: list[Launch], pairs: int) -> None:
-        done = 0
-        self._watch.begin()
-        for _ in range(self.parameters.outer_iterations):
-            for launch in begin:
-                launch(pairs)
-            for _ in range(self._launches):
-                for launch in iterate:
-                    launch(pairs)
-                done += 1
-                if done % LOOK_EVERY == 0 and self._watch.all_stopped(pairs):
-                    return
+        iterate, again = [relax, judge], -(-p.inner_iterations // HALO)  # launches after the first; one may be in vain
+        rounds = p.outer_iterations * [[*begin, *iterate], *again * [iterate]]
+        return UntilStopped(rounds, self._watch, LOOK_EVERY)
 
 
+@lru_cache(64)
 def _tables(p: TVL1Parameters, height: int, width: int) -> PyramidTables:
     sampled, step = SAMPLED[p.preset], p.scale_step
     return PyramidTables(

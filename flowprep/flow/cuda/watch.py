@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from flowprep.flow.cuda.launch import fetch, record, wait_for
+
 
 class Watch:
     """Looks at flags on the device without ever letting it run out of work.
@@ -28,11 +30,11 @@ class Watch:
     def all_stopped(self, pairs: int) -> bool:
         """Whether, at the look before this one, none of the first ``pairs`` pairs was going."""
         flags, event = self._copies[self._looks % 2]
-        self._going.copy_to_host(flags, stream=self._stream)
-        event.record(self._stream)
+        fetch(self._going, flags, pairs, self._stream)
+        record(event, self._stream)
         self._looks += 1
         if self._looks == 1:
             return False
         flags, event = self._copies[self._looks % 2]
-        event.synchronize()
+        wait_for(event)
         return not flags[:pairs].any()

@@ -14,7 +14,7 @@ from flowprep.flow.cuda.memory import Arena
 from flowprep.flow.cuda.solver import Batch, Solver
 
 FRAMES_A_PAIR = 2  # that a batch has room for: requests for one pair each may come together
-KEPT = 16  # sizes
+KEPT = 64  # sizes: what stays of each is up to half a MB
 PADDING = 2**16  # bytes: what arrays are padded by
 
 
