@@ -1,4 +1,4 @@
-"""A driver of a GPU that computes nothing (faults/gpu.c), for machines without a GPU and tests of what asks for it."""
+"""A driver of a GPU that computes nothing (idle_gpu.c), for machines without a GPU and tests of what asks for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-SOURCE = Path(__file__).parent / "faults" / "gpu.c"
+SOURCE = Path(__file__).with_suffix(".c")
 
 
 def environment(folder: Path) -> dict[str, str]:

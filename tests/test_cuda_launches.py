@@ -4,6 +4,7 @@ and in which order. Values are for the simulator and for GPUs."""
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowprep import flow
 from flowprep.flow import cuda
 from flowprep.flow.cuda import TVL1, device
 from flowprep.flow.tvl1 import TVL1Parameters
@@ -91,8 +93,6 @@ def test_kernels_are_launched_as_numba_would(environment: dict[str, str], tmp_pa
 
 def batches(method: str, preset: str) -> None:
     """Two batches of one size, one of another, and one of the first size again."""
-    from flowprep import flow
-
     algorithm = flow.get(method, "cuda", preset=preset)
     first = np.arange(PAIRS, dtype=np.int32)
     for shape in (SIZE, SIZE, (64, 80), SIZE):
@@ -140,6 +140,59 @@ def test_a_batch_is_enqueued_without_waiting_for_the_gpu(
             assert launches - recorded[call[1]] >= 8
         launches += call[0] == "launch"
     assert launches > 100
+
+
+# Memory, and what goes wrong
+
+
+def sizes(method: str, preset: str) -> None:
+    """Frames that grow, and after all the memory is not needed any more; nothing is left to Python's collector."""
+    gc.disable()
+    algorithm = flow.get(method, "cuda", preset=preset)
+    pair = np.zeros(1, np.int32)
+    for side in (48, 64, 96):
+        say("batch")
+        algorithm.fields(np.zeros((2, side, side), np.uint8), pair, pair + np.int32(1)).means()
+    algorithm.give_back()
+
+
+@pytest.mark.parametrize(
+    ("method", "preset"), [("tvl1", "ipol"), pytest.param("brox", "ipol", marks=pytest.mark.system)]
+)
+def test_memory_is_given_back_before_more_is_taken(
+    environment: dict[str, str], tmp_path: Path, method: str, preset: str
+) -> None:
+    every = [call[0] for call in calls(sizes, environment, tmp_path, method, preset)]
+    for start in (i for i, call in enumerate(every) if call == "batch" and "take" in every[:i]):
+        moves = [call for call in every[start:] if call in ("take", "give")]
+        assert moves[0] == "give"
+    assert every.count("give") == every.count("take") > 3
+
+
+def scarce() -> None:
+    """A batch of few pairs where there is no memory for more, then one of many."""
+    algorithm = flow.get("tvl1", "cuda", preset="ipol")
+    for count in (2, 100):
+        first = np.arange(count, dtype=np.int32)
+        frames = np.zeros((count + 1, *SIZE), np.uint8)
+        try:
+            say("fine" if algorithm.fields(frames, first, first + np.int32(1)).means().shape == (count, 2) else "odd")
+        except MemoryError as error:
+            say(f"refused {error}")
+
+
+def test_a_batch_takes_the_memory_that_there_is(environment: dict[str, str], tmp_path: Path) -> None:
+    every = calls(scarce, {**environment, "FLOWPREP_TEST_CUDA_ROOM": "20"}, tmp_path)
+    said = [call for call in every if call[0] in ("fine", "refused", "odd")]
+    assert said[0] == ["fine"] and " ".join(said[1]).endswith("MiB of memory left: nvidia-smi shows who has it")
+
+
+def test_an_error_of_cuda_keeps_its_name(environment: dict[str, str]) -> None:
+    code = f"from {__name__} import batches; batches('tvl1', 'ipol')"
+    broken = {**environment, "FLOWPREP_TEST_CUDA_LAUNCHES": "100", "FLOWPREP_TEST_DRIVER": "/dev/null"}
+    done = subprocess.run([sys.executable, "-c", code], env=broken, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("CudaAPIError: [719] CUDA says CUDA_ERROR_LAUNCH_FAILED")
 
 
 def test_kernels_that_cannot_be_kept_are_compiled_before_there_is_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ its own to 0.02 px in the mean. On one GPU a field is the same to the last bit e
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Callable
@@ -79,12 +80,22 @@ class CudaFlow(FlowAlgorithm):
             from flowprep.flow.cuda import device
 
             if not device.SIMULATED:
-                name = f"{self.method}-{device.capability()}"
-                folder = device.code_folder()
-                ensure_compiled(name, self._load_kernels, say, folder)
+                capability, folder = device.capability(), device.code_folder()
+                what = f"the kernels of {self.method} for GPUs of compute capability {capability}"
+                ensure_compiled(f"{self.method}-{capability}", self._load_kernels, say, folder, what)
                 if not isinstance(folder, Path):
                     self._load_kernels()
+                gc.collect()  # exceptions within Numba, which refer to all that has called it, memory of the GPU and all
             _warm.add(self.method)
+
+    def announce(self, say: Callable[[str], None]) -> None:
+        from flowprep.flow.cuda import device
+
+        folder = device.code_folder()
+        if device.SIMULATED or (isinstance(folder, Path) and any(folder.glob(f"{self.method}-*.compiled"))):
+            return
+        once = "once" if isinstance(folder, Path) else f"each time: they cannot be kept ({folder})"
+        say(f"The process of each GPU compiles the kernels of {self.method} first, about 10 seconds, {once}.")
 
     def _load_kernels(self) -> None:
         for name in self.kernels:

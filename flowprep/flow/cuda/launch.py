@@ -78,7 +78,7 @@ def wait_for(event: Any) -> None:
 def _done(answer: tuple[Any, ...]) -> None:
     """Raise what numba.cuda does, so that all errors of CUDA are one."""
     if answer[0] != driver.CUresult.CUDA_SUCCESS:
-        raise cuda.cudadrv.driver.CudaAPIError(answer[0], f"CUDA says {answer[0].name}")
+        raise cuda.cudadrv.driver.CudaAPIError(int(answer[0]), f"CUDA says {answer[0].name}")
 
 
 def _words(argument: Any) -> list[int]:

@@ -12,7 +12,8 @@
 
    Numbers that may be others: FLOWPREP_TEST_CUDA GPUs (1), of compute capability FLOWPREP_TEST_CAPABILITY (90), the
    second one of FLOWPREP_TEST_SECOND; a driver for FLOWPREP_TEST_CUDA_VERSION (13050), which starts with the error
-   FLOWPREP_TEST_CUDA_ERROR.
+   FLOWPREP_TEST_CUDA_ERROR. Of its memory others have left FLOWPREP_TEST_CUDA_ROOM MiB since it was asked how much there
+   is; from launch number FLOWPREP_TEST_CUDA_LAUNCHES on, launches fail.
 */
 
 #define _GNU_SOURCE
@@ -27,7 +28,8 @@
 typedef int Result;
 typedef uintptr_t Handle;
 
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_CONTEXT = 201, NOT_SUPPORTED = 801 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_CONTEXT = 201,
+       LAUNCH_FAILED = 719, NOT_SUPPORTED = 801 };
 
 static const Handle CONTEXT = 1;
 static const size_t MEMORY = 80UL << 30;
@@ -35,6 +37,8 @@ static const size_t MEMORY = 80UL << 30;
 static __thread Handle contexts[16]; /* of this thread; the last is current */
 static __thread int depth;
 static Handle last_handle = 0x1000;
+static size_t taken; /* bytes of the device */
+static int launches;
 static char sizes[256]; /* bytes of each parameter of the next launches, as digits */
 
 static void say(const char *format, ...)
@@ -178,13 +182,17 @@ static Result give_back(Handle place)
 
 Result cuMemAlloc_v2(Handle *place, size_t size)
 {
+    if (taken + size > (size_t)number("FLOWPREP_TEST_CUDA_ROOM", MEMORY >> 20) << 20)
+        return OUT_OF_MEMORY;
     say("take %zu\n", size);
+    taken += size;
     return take(place, size);
 }
 
 Result cuMemFree_v2(Handle place)
 {
     say("give\n");
+    taken -= *(size_t *)(place - 4096);
     return give_back(place);
 }
 
@@ -287,6 +295,8 @@ Result cuLaunchKernel(Handle kernel, unsigned X, unsigned Y, unsigned Z, unsigne
     say("launch %s %u %u %u %u %u %u %lx%s\n", (char *)kernel, X, Y, Z, x, y, z, stream, words);
     if (!depth)
         return INVALID_CONTEXT;
+    if (__atomic_add_fetch(&launches, 1, __ATOMIC_SEQ_CST) >= number("FLOWPREP_TEST_CUDA_LAUNCHES", 1 << 30))
+        return LAUNCH_FAILED;
     return X && Y && Z && Y < 65536 && Z < 65536 && x * y * z > 0 && x * y * z <= 1024 ? SUCCESS : INVALID_VALUE;
 }
 
