@@ -1,10 +1,11 @@
-"""What become of our GPU kernels as machine code? Registers, memory, blocks at a time, without a GPU.
+"""What do our GPU kernels become as machine code? Registers, memory, blocks at a time, without a GPU.
 
     python -m benchmarks.gpu_code [--architecture 9.0] [--json FILE]
 
-Every kernel is compiled as it would be at its first launch on a GPU of that compute capability. Threads are the most a
-block has, by which registers are given out. Spilled are bytes that a thread keeps in memory for want of registers;
-local is all its memory, which arrays take, too, whose indices only running shows. Both cost time where it iterates.
+Every kernel is compiled as it would be at its first launch on a GPU of that compute capability; one that several types
+of arguments are passed to, for the first of these. Threads are the most a block has, by which registers are given out.
+Spilled are bytes that a thread keeps in memory for want of registers; local is all its memory, which arrays take, too,
+whose indices only running shows. Both cost time where it iterates.
 """
 
 from __future__ import annotations

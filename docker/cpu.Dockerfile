@@ -2,14 +2,16 @@
 #   docker build --file docker/cpu.Dockerfile --tag flowprep .
 #   docker run --rm --volume "$PWD/videos:/data/videos:ro" --volume "$PWD/out:/data/out" --user "$(id -u):$(id -g)" \
 #       flowprep extract /data/videos /data/out/flow.zarr
+# With "--build-arg EXTRA=cuda" it computes on NVIDIA GPUs, too: docs/gpu.md.
 FROM python:3.13-slim-bookworm AS build
 WORKDIR /source
 COPY constraints.txt pyproject.toml setup.cfg README.md LICENSE ./
 COPY flowprep flowprep
 RUN python -m venv /opt/flowprep
+ARG EXTRA=""
 # The versions that flowprep is tested with.
 RUN /opt/flowprep/bin/pip install --no-cache-dir --constraint constraints.txt setuptools \
-    && /opt/flowprep/bin/pip install --no-cache-dir --constraint constraints.txt --no-build-isolation .
+    && /opt/flowprep/bin/pip install --no-cache-dir --constraint constraints.txt --no-build-isolation ".${EXTRA:+[$EXTRA]}"
 # The same OpenCV without windows, which needs no libraries of a desktop.
 RUN version=$(sed -n 's/^opencv-contrib-python==//p' constraints.txt) \
     && /opt/flowprep/bin/pip uninstall --yes opencv-contrib-python \

@@ -54,11 +54,11 @@ RUN apt-get update \
 COPY --from=build /opt/flowprep /opt/flowprep
 COPY docker/entrypoint /usr/local/bin/entrypoint
 # Kernels are compiled for the processor and the GPU at hand, and kept where any user can write. What of the driver the
-# container gets: CUDA, nvidia-smi, and the libraries of the video hardware.
+# container gets: CUDA and nvidia-smi.
 ENV PATH=/opt/flowprep/bin:$PATH \
     FLOWPREP_CACHE=/tmp/flowprep \
     NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 HEALTHCHECK NONE
 USER 1000:1000
 WORKDIR /data

@@ -31,7 +31,7 @@ def command(videos: str | None, output: str, method: str, train: bool | None) ->
     if train:
         require_torch()
     elif train is None and not videos and not find_spec("torch"):
-        say("PyTorch is not there, so nothing is trained: pip install 'flowprep[train]' for the whole demonstration.")
+        say("PyTorch is not there, so nothing is trained: in flowprep's folder, pip install '.[train]'.")
         train = False
     outcome = run_demo(Path(output), Path(videos) if videos else None, method, say, training=train is not False)
     truth = "" if outcome.truth_epe is None else f"{outcome.truth_epe:.3f} px"

@@ -73,8 +73,9 @@ class FlowConfig:
     method: str = setting("tvl1", "Flow method.", choices=METHODS)
     backend: str = setting(
         "",
-        "What computes it: cpu, opencv, cuda or opencv-cuda, or auto: the fastest of them here; "
-        "default: the method's first on processors that works here.",
+        "What computes it: cpu, opencv, cuda or opencv-cuda, or auto: the one expected to be fastest here; "
+        "default: the method's first on processors that works here. "
+        "FLOWPREP_GPU_MEMORY in the environment: MiB that cuda may take of a GPU.",
         metavar="NAME",
     )
     direction: str = setting("forward", "Frame i to i+1, i+1 to i, or both.", choices=DIRECTIONS)

@@ -1,4 +1,4 @@
-"""``--backend auto``: the fastest backend of a method that works on this machine, and why it is that one."""
+"""``--backend auto``: of the backends of a method that work on this machine the one expected to be fastest, and why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flowprep import flow
 from flowprep.errors import RefusedError, UsageError
 
 AUTO = "auto"
-FASTEST_FIRST = ("cuda", "opencv-cuda", "cpu", "opencv")
+FASTEST_FIRST = ("cuda", "opencv-cuda", "cpu", "opencv")  # on GPUs as is expected: not measured
 
 
 class Choice(NamedTuple):
@@ -18,8 +18,8 @@ class Choice(NamedTuple):
     why: str  # "cpu (flowprep kernels 1), because cuda: no GPU is there"
 
 
-def choose(method: str, parameters: dict[str, Any], first: str = "") -> Choice:
-    """The fastest backend of ``method`` that runs here and has these ``parameters``; ``first`` is tried before all.
+def choose(method: str, parameters: dict[str, Any]) -> Choice:
+    """The first backend of ``method``, in that order, that runs here and has these ``parameters``.
 
     Raises UsageError for an unknown method, and for parameters that no backend which runs here has; RefusedError where
     none runs.
@@ -27,7 +27,7 @@ def choose(method: str, parameters: dict[str, Any], first: str = "") -> Choice:
     known = flow.known_backends(method)
     reasons: dict[str, str] = {}
     mistakes: list[UsageError] = []
-    for name in dict.fromkeys(name for name in (first, *FASTEST_FIRST) if name in known):
+    for name in (name for name in FASTEST_FIRST if name in known):
         algorithm = flow.find(method, name, elsewhere=True)
         reasons[name] = algorithm.unavailable()
         if not reasons[name]:

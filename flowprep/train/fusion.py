@@ -254,7 +254,7 @@ def _fitted(method: str, c: float, x: NDArray[np.float64], y: NDArray[np.int64])
         from sklearn.svm import LinearSVC
     except ModuleNotFoundError:
         raise RefusedError(
-            f"scikit-learn is not installed, which {method} needs: pip install 'flowprep[train]'."
+            f"scikit-learn is not installed, which {method} needs: in flowprep's folder, pip install '.[train]'."
         ) from None
     if method == "svm":  # without an offset, as Crammer and Singer state it
         model = LinearSVC(

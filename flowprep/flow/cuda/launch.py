@@ -19,6 +19,7 @@ from flowprep.flow.cuda.device import SIMULATED
 
 if not SIMULATED:
     from cuda.bindings import driver
+    from cuda.bindings.driver import cuLaunchKernel
 
 ONE_BLOCK, ONE_THREAD = (1, 1, 1), (1, 1)  # for each image
 
@@ -51,8 +52,9 @@ class Launch:
             self._kernel[(across, down, each * images), self._threads, self._stream](*self._arguments)
             return
         x, y = self._threads
-        blocks = across, down, each * images
-        _done(driver.cuLaunchKernel(self._function, *blocks, x, y, 1, 0, self._queue, self._table, 0))
+        (result,) = cuLaunchKernel(self._function, across, down, each * images, x, y, 1, 0, self._queue, self._table, 0)
+        if result:
+            _done((result,))
 
 
 def fetch(source: Any, target: Any, count: int, stream: Any) -> None:

@@ -77,7 +77,7 @@ def _read_checkpoint(run: Run) -> None:
 
         checkpoint = load(Path(run.checkpoint))
     except ImportError as error:  # scores can be reported where torch is not installed
-        run.notes.append(f"The checkpoint was not read ({error}): pip install 'flowprep[train]'.")
+        run.notes.append(f"The checkpoint was not read ({error}): in flowprep's folder, pip install '.[train]'.")
         return
     except (FlowprepError, OSError, ValueError) as error:  # ValueError: a name that no file can have
         run.notes.append(f"The checkpoint cannot be read, so there are no settings and filters: {error}")
