@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -13,7 +13,7 @@ import psutil
 from flowprep import flow, nvidia, opencv, quantise
 from flowprep.config import METHODS
 from flowprep.devices import gpus, objection
-from flowprep.errors import RefusedError
+from flowprep.errors import FlowprepError, RefusedError
 from flowprep.flow.choosing import choose
 from flowprep.flow.opencv_build import cuda_devices, cuda_of
 from flowprep.versions import versions
@@ -35,7 +35,6 @@ def diagnose(folder: Path, say: Callable[[str], None]) -> Iterator[Finding]:
     yield from _gpus()
     yield from _video()
     yield from _methods(say)
-    yield from _choices()
     yield from _machine(folder)
 
 
@@ -48,12 +47,8 @@ def warm(say: Callable[[str], None]) -> Iterator[Finding]:
             from flowprep.flow.cpu.compiling import code_folder  # loads Numba, which may fail
         except RefusedError as error:
             yield f"kernels {name}", str(error), False
-            continue
-        folder = code_folder()
-        if isinstance(folder, str):
-            yield f"kernels {name}", f"cannot be kept: {folder}", False
         else:
-            yield f"kernels {name}", f"ready in {time.monotonic() - start:.1f} s, kept in {folder}", True
+            yield f"kernels {name}", *_kept(code_folder(), start)
     if gpus():
         yield from _warm_gpu(say)
 
@@ -64,12 +59,23 @@ def _warm_gpu(say: Callable[[str], None]) -> Iterator[Finding]:
         if reason := flow.find(method, "cuda", elsewhere=True).unavailable():
             yield what, reason, None
             continue
+        from flowprep.flow.cuda.device import code_folder  # loads Numba's part for GPUs, which is there
+
         start = time.monotonic()
         try:
-            flow.get(method, "cuda").warm(say)
-            yield what, f"compiled in {time.monotonic() - start:.1f} s", True
-        except RefusedError as error:
+            if isinstance(code_folder(), Path):  # else all that compiling would be for nothing
+                flow.get(method, "cuda").warm(say)
+        except FlowprepError as error:
             yield what, str(error), False
+        else:
+            yield what, *_kept(code_folder(), start)
+
+
+def _kept(folder: Path | str, start: float) -> tuple[str, bool]:
+    """Where kernels are kept that were called for at ``start``, or why they are not."""
+    if isinstance(folder, str):
+        return f"cannot be kept: {folder}", False
+    return f"ready in {time.monotonic() - start:.1f} s, kept in {folder}", True
 
 
 def _opencv() -> Iterator[Finding]:
@@ -93,7 +99,7 @@ def _gpus() -> Iterator[Finding]:
     if trouble:
         yield "nvidia-smi", trouble, False if found else None
     usable, wrong, visible = gpus(), objection(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    in_use = ", ".join(usable) or "none"
+    in_use = ", ".join(f"number {gpu}" if gpu.isdecimal() else gpu for gpu in usable) or "none"
     if wrong:
         yield "gpus in use", f"{in_use}: {wrong}", False
     elif found and visible is not None:
@@ -104,6 +110,9 @@ def _gpus() -> Iterator[Finding]:
         yield "gpus in use", f"{in_use}; nvidia-smi does not say what they are", True
     elif not found:
         yield "gpu", "none, or no NVIDIA driver for it", None
+    if len(usable) > 1:
+        others = f"CUDA_VISIBLE_DEVICES={usable[1]} flowprep doctor"
+        yield "gpus tried", f"{usable[0]} alone, by what follows; to try another: {others}", True
 
 
 def _video() -> Iterator[Finding]:
@@ -124,26 +133,34 @@ def _video() -> Iterator[Finding]:
 
 def _methods(say: Callable[[str], None]) -> Iterator[Finding]:
     for method in METHODS:
+        broken = []
         for backend, reason in flow.backends(method).items():
+            what = f"flow {method}"
             if reason:
                 needed = not flow.find(method, backend, elsewhere=True).gpu
-                yield f"flow {method}", f"{backend}: {reason}", False if needed else None
+                yield what, f"{backend}: {reason}", False if needed else None
                 continue
             try:
-                yield f"flow {method}", f"{backend}: {_trial(method, backend, say)}", True
-            except RefusedError as error:
-                yield f"flow {method}", f"{backend}: {error}", False
+                yield what, f"{backend}: {_trial(method, backend, say)}", True
+                continue
+            except FlowprepError as error:
+                yield what, f"{backend}: {error}", False
             except Exception as error:  # noqa: BLE001 - that of a broken GPU has no common base class
-                yield f"flow {method}", f"{backend}: fails: {type(error).__name__}: {error}", False
+                yield what, f"{backend}: fails: {type(error).__name__}: {error}", False
+            broken.append(backend)
+        if len(flow.BACKENDS[method]) > 1:
+            yield f"auto {method}", *_choice(method, broken)
 
 
-def _choices() -> Iterator[Finding]:
-    """What ``--backend auto`` stands for."""
-    for method in (method for method in METHODS if len(flow.BACKENDS[method]) > 1):
-        try:
-            yield f"auto {method}", choose(method, {}).why, True
-        except RefusedError as error:
-            yield f"auto {method}", str(error), False
+def _choice(method: str, broken: Sequence[str]) -> tuple[str, bool]:
+    """What ``--backend auto`` takes, which does not try what it takes; ``broken``: backends whose trial failed."""
+    try:
+        algorithm, why = choose(method, {})
+    except RefusedError as error:
+        return str(error), False
+    if algorithm.backend in broken:
+        return f"takes {why}; but that fails: name another one, with --backend", False
+    return why, True
 
 
 def _trial(method: str, backend: str, say: Callable[[str], None]) -> str:

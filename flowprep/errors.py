@@ -4,6 +4,7 @@
     +-- UsageError           2    the command line or a file it names is malformed
     +-- RefusedError        65    understood, but refused: settings differ, damage found, too many failures
     |   +-- VideoError            one video failed: carries its verdict and ends up in the ledger, not on the screen
+    |   +-- GPUError              a GPU fails, whatever the video
     +-- StoreError          74    the disk or the store did not do what was asked
     +-- UnfinishedError     75    stopped on the way: the same command continues
 
@@ -81,6 +82,10 @@ class VideoError(RefusedError):
         super().__init__(reason)
         self.verdict = verdict
         self.reason = reason
+
+
+class GPUError(RefusedError):
+    """A GPU fails, or cannot be used. What to do without it is for the command to say."""
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,7 +27,8 @@ from flowprep.flow.choosing import choose
 from flowprep.flow.opencv_cuda import TVL1Parameters
 from flowprep.run import driver
 from flowprep.run.product import resolve
-from tests.in_process import BATCH, derive, write_clips
+from tests.in_process import BATCH, derive, make_dataset, stack, write_clips
+from tests.in_process import SETTINGS as SMALL
 from tests.test_fingerprint import SETTINGS
 
 QUICK = {"warps": "1"}  # a warp at each level
@@ -202,40 +203,59 @@ def test_a_dataset_keeps_its_backend(begun: Path, machine: Machine, monkeypatch:
     assert derive(extraction(begun, "cuda", [])).shards_run == 0  # the same settings, by name
 
 
-def test_a_machine_that_would_take_another_backend_is_refused(begun: Path, machine: Machine) -> None:
+def test_of_two_machines_that_begin_it_one_is_refused(tmp_path: Path, machine: Machine) -> None:
+    write_clips(tmp_path / "videos")
     machine.has(cuda="no GPU.", opencv_cuda="no CUDA in it.")
     said: list[str] = []
-    run = extraction(begun, "auto", said)
+    run = extraction(tmp_path, "auto", said)
     assert said == ["auto: cpu (flowprep kernels 1), because cuda: no GPU; opencv-cuda: no CUDA in it"]
+    machine.has()
+    derive(extraction(tmp_path, "auto", []))
     with pytest.raises(RefusedError) as error:
         derive(run)
     text = str(error.value)
-    assert f"{begun / 'out.zarr'} was begun on the backend cuda" in text
+    assert f"{tmp_path / 'out.zarr'} was begun on the backend cuda" in text
     assert "would now take cpu (flowprep kernels 1), because cuda: no GPU" in text
     assert "--backend cuda, where that runs, or write to another folder with --backend cpu" in text
 
 
-def test_a_complete_dataset_needs_its_backend_no_more(begun: Path, machine: Machine) -> None:
+@pytest.mark.parametrize("backend", ["cuda", "auto"])
+def test_a_complete_dataset_needs_its_backend_no_more(backend: str, begun: Path, machine: Machine) -> None:
     """Only what is left to do does; then nothing is planned."""
-    machine.has(cuda="no GPU.")
+    machine.has(cuda="no GPU.", cpu_engine="no kernels.")
 
     def again(run: RunConfig) -> driver.Extraction:
-        source, chosen = SourceConfig(str(begun / "videos")), FlowConfig("tvl1", "cuda", parameters=QUICK)
+        source, chosen = SourceConfig(str(begun / "videos")), FlowConfig("tvl1", backend, parameters=QUICK)
         storage = StorageConfig(rgb=False)
         config = ExtractConfig(source, str(begun / "out.zarr"), flow=chosen, storage=storage, run=run)
         return driver.Extraction(config, lambda _: None, quiet=True)
 
     assert derive(again(RunConfig())).shards_run == derive(again(RunConfig(retry_status="crashed"))).shards_run == 0
     plans = sorted((begun / "out.zarr/.flowprep").glob("plan.*"))
-    with pytest.raises(RefusedError, match="tvl1 cannot run here. cuda: no GPU"):
+    words = "tvl1 cannot run here. cuda: no GPU. Continue .*out.zarr where cuda works, or write another dataset with"
+    with pytest.raises(RefusedError, match=words):
         derive(again(RunConfig(retry_status="undecodable")))
     assert sorted((begun / "out.zarr/.flowprep").glob("plan.*")) == plans
     next((begun / "out.zarr/.flowprep/commits").iterdir()).unlink()
-    with pytest.raises(RefusedError, match="tvl1 cannot run here. cuda: no GPU"):
+    with pytest.raises(RefusedError, match=words):
         derive(again(RunConfig()))
     (begun / "out.zarr").rename(begun / "old.zarr")
-    with pytest.raises(RefusedError, match="tvl1 cannot run here. cuda: no GPU"):
-        again(RunConfig())
+    if backend == "cuda":
+        with pytest.raises(RefusedError, match="tvl1 cannot run here. cuda: no GPU"):
+            again(RunConfig())
+
+
+def test_stacks_that_flow_is_computed_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(SMALL, flow=replace(SMALL.flow, direction="forward"))
+    made = make_dataset(
+        tmp_path / "flow.zarr", tmp_path / "videos", write_clips(tmp_path / "videos")[:1], settings=settings
+    )
+    monkeypatch.setattr("flowprep.flow.opencv.DIS.unavailable", classmethod(lambda _: "no OpenCV."))
+    words = (
+        "dis cannot run here. opencv: no OpenCV. Stack .*flow.zarr where opencv works, or extract .* --direction both"
+    )
+    with pytest.raises(RefusedError, match=words):
+        stack(made, tmp_path / "stacks.zarr", length=2, bidirectional=True)
 
 
 def test_by_name_the_usual_refusal(begun: Path) -> None:

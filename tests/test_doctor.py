@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from flowprep import devices, doctor, flow, nvidia, opencv
 from flowprep.cli import flowprep as group
-from flowprep.errors import RefusedError
+from flowprep.errors import RefusedError, UsageError
 from flowprep.flow import cpu, opencv_build
 from flowprep.nvidia import GPU, Driver
 from tests.opencv_cuda_double import opencv_with_cuda
@@ -69,7 +70,7 @@ def test_odd_things_that_nvidia_smi_may_say(smi: Callable[[str], None], tmp_path
     ("script", "words"),
     [
         ('echo "no such field"; exit 2', "fails (exit code 2): no such field"),
-        ("exec sleep 60", "has not answered for 0.5 s: the driver hangs, or the GPU does"),
+        ("exec sleep 60", "has not answered for 0.5 s: it hangs, or the GPU does"),
         ("sleep 5 & wait", "has not answered for 0.5 s"),
         ("kill -9 $$", "fails (SIGKILL): "),
         (
@@ -127,13 +128,18 @@ def test_the_gpus_and_which_of_them_may_be_used(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(nvidia, "describe", lambda: Driver([H100, H100._replace(number="1")]))
     monkeypatch.setattr(devices, "_seen", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert list(doctor._gpus()) == [("gpu 0", str(H100), True), ("gpu 1", str(H100), True)]
+    assert list(doctor._gpus()) == [
+        ("gpu 0", str(H100), True),
+        ("gpu 1", str(H100), True),
+        ("gpus tried", "0 alone, by what follows; to try another: CUDA_VISIBLE_DEVICES=1 flowprep doctor", True),
+    ]
     for visible, seen, found, good in (
-        ("1", 1, "1 (CUDA_VISIBLE_DEVICES=1)", True),
+        ("1", 1, "number 1 (CUDA_VISIBLE_DEVICES=1)", True),
+        ("GPU-8f", 1, "GPU-8f (CUDA_VISIBLE_DEVICES=GPU-8f)", True),
         ("", 0, "none (CUDA_VISIBLE_DEVICES=)", None),
         ("-1", 0, "none (CUDA_VISIBLE_DEVICES=-1)", None),
         ("7", 0, "none: CUDA_VISIBLE_DEVICES=7: CUDA stops at 7, which is no GPU", False),
-        ("1,7", 1, "1: CUDA_VISIBLE_DEVICES=1,7: CUDA stops at 7, which is no GPU", False),
+        ("1,7", 1, "number 1: CUDA_VISIBLE_DEVICES=1,7: CUDA stops at 7, which is no GPU", False),
     ):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         monkeypatch.setattr(devices, "_seen", lambda seen=seen: seen)
@@ -149,13 +155,13 @@ def test_what_is_wrong_with_nvidia_smi_is_said(monkeypatch: pytest.MonkeyPatch) 
     # In WSL2 and in containers it need not be there, nor what the kernel says.
     monkeypatch.setattr(devices, "_seen", lambda: 2)
     monkeypatch.setattr(nvidia, "describe", lambda: Driver([]))
-    assert list(doctor._gpus()) == [("gpus in use", "0, 1; nvidia-smi does not say what they are", True)]
+    assert next(doctor._gpus()) == ("gpus in use", "number 0, number 1; nvidia-smi does not say what they are", True)
     monkeypatch.setattr(nvidia, "describe", lambda: Driver([H100] * 3000))
     found = list(doctor._gpus())
-    assert [what for what, _, _ in found[9:]] == ["gpu 0", "gpus", "gpus in use"]
-    assert found[10:] == [
+    assert [what for what, _, _ in found[9:]] == ["gpu 0", "gpus", "gpus in use", "gpus tried"]
+    assert found[10:12] == [
         ("gpus", "and 2,990 more", True),
-        ("gpus in use", "0, 1: CUDA shows no others to this process", True),
+        ("gpus in use", "number 0, number 1: CUDA shows no others to this process", True),
     ]
 
 
@@ -205,26 +211,34 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_a_backend_on_gpus_need_not_be_there(cuda: Callable[..., None]) -> None:
     cuda("no GPU.")
-    (_, _, good), missing = doctor._methods(print)
+    (_, _, good), missing, choice = doctor._methods(print)
     assert good and missing == ("flow tvl1", "cuda: no GPU.", None)
-    assert list(doctor._choices()) == [("auto tvl1", "cpu (flowprep kernels 1), because cuda: no GPU", True)]
+    assert choice == ("auto tvl1", "cpu (flowprep kernels 1), because cuda: no GPU", True)
 
 
 def test_one_that_is_there_has_to_work(
     cuda: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda()
-    _, (what, found, good) = doctor._methods(print)
+    _, (what, found, good), choice = doctor._methods(print)
     assert (what, good) == ("flow tvl1", True) and found.startswith("cuda: works (a shift of 2.00, 0.00 px")
     assert "Compiling for the GPU." in capsys.readouterr().out
-    assert [found for _, found, _ in doctor._choices()] == ["cuda (flowprep kernels 1)"]
-    for fault, words in ((RefusedError("it is broken."), "cuda: it is broken."), (OSError(5, "I/O"), "OSError")):
+    assert choice == ("auto tvl1", "cuda (flowprep kernels 1)", True)
+    for fault, words in (
+        (RefusedError("it is broken."), "cuda: it is broken."),
+        (UsageError("MEMORY=abc: give a number."), "cuda: MEMORY=abc: give a number."),
+        (OSError(5, "I/O"), "cuda: fails: OSError: [Errno 5] I/O"),
+    ):
         cuda(fault=fault)
-        _, (_, found, good) = doctor._methods(print)
-        assert words in found and good is False
+        _, (_, found, good), choice = doctor._methods(print)
+        assert found == words and good is False
+        assert choice[1:] == (
+            "takes cuda (flowprep kernels 1); but that fails: name another one, with --backend",
+            False,
+        )
     cuda()
     monkeypatch.setattr(Cuda, "_flow", lambda _, frames: np.zeros((len(frames) - 1, 2, *frames.shape[1:]), np.float32))
-    _, (_, found, good) = doctor._methods(print)
+    _, (_, found, good), _ = doctor._methods(print)
     assert found == "cuda: computes what is not there: a shift of 2.00, 0.00 px is measured as 0.00, 0.00." and not good
 
 
@@ -240,11 +254,13 @@ def test_kernels_for_the_gpu_are_compiled_where_one_is(
     monkeypatch.setattr(devices, "_seen", lambda: 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     ((what, found, good),) = warmed()
-    assert (what, good) == ("kernels tvl1 cuda", True) and found.startswith("compiled in ")
+    assert (what, good) == ("kernels tvl1 cuda", True) and re.match("ready in .* s, kept in /", found)
     cuda("numba-cuda is not installed.")
     assert warmed() == [("kernels tvl1 cuda", "numba-cuda is not installed.", None)]
     cuda(fault=RefusedError("the driver is too old."))
     assert warmed() == [("kernels tvl1 cuda", "the driver is too old.", False)]
+    monkeypatch.setattr("flowprep.flow.cuda.device.code_folder", lambda: "/proc/x: No such file or directory")
+    assert warmed() == [("kernels tvl1 cuda", "cannot be kept: /proc/x: No such file or directory", False)]
 
 
 def test_marks_and_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import pytest
 
+from flowprep.config import FlowConfig
+from flowprep.flow.cpu.compiling import ensure_compiled
+from flowprep.run.product import warm_flow
 from flowprep.synthetic import write_demo_videos
 from tests.command import COMMAND, flowprep
 
@@ -197,3 +200,32 @@ def test_a_compiler_that_is_switched_off_is_refused(tmp_path, name, value):
     done = flowprep("doctor", "--warm", env={"FLOWPREP_CACHE": str(tmp_path), name: value})
     assert done.returncode == 65
     assert done.stdout.count(name) == 3 and done.stdout.count("unset it") == 3
+
+
+# Those for GPUs
+
+
+def test_what_is_compiled_is_said_and_for_what(tmp_path):
+    said = []
+    for _ in range(2):
+        ensure_compiled("tvl1-9.0", lambda: None, said.append, tmp_path, "the kernels of tvl1 for GPUs like that")
+    assert said == ["Compiling the kernels of tvl1 for GPUs like that, about 10 seconds, once."]
+
+
+def test_a_run_says_beforehand_what_the_processes_of_gpus_will_compile(tmp_path, monkeypatch):
+    """Nobody hears those."""
+    folders = [tmp_path]
+    monkeypatch.setattr("flowprep.flow.cuda.device.SIMULATED", False)
+    monkeypatch.setattr("flowprep.flow.cuda.device.code_folder", lambda: folders[-1])
+    config, said = FlowConfig("tvl1", "cuda"), []
+    warm_flow(config, said.append)
+    assert said == ["The process of each GPU compiles the kernels of tvl1 first, about 10 seconds, once."]
+    (tmp_path / "tvl1-9.0.compiled").touch()
+    warm_flow(config, said.append)
+    assert len(said) == 1
+    warm_flow(FlowConfig("brox", "cuda"), said.append)
+    folders.append("/proc/x: No such file or directory")
+    warm_flow(config, said.append)
+    assert "kernels of brox" in said[1] and said[2].endswith(
+        "each time: they cannot be kept (/proc/x: No such file or directory)."
+    )

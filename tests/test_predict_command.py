@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from flowprep.cli import flowprep as group
-from flowprep.errors import ExitCode, UnfinishedError, UsageError
+from flowprep.errors import ExitCode, GPUError, UnfinishedError, UsageError
 from flowprep.train import checkpoint as checkpoints
 from flowprep.train.evaluate import evaluate
 from flowprep.train.fusion import fuse
@@ -84,6 +84,26 @@ def test_a_signal_ends_it_and_what_is_done_is_kept(
         )
     assert len(seen) == 2
     assert [video["video"] for video in json.loads((tmp_path / "o.json").read_text())["videos"]] == [str(clips[0])]
+
+
+def test_what_is_no_videos_fault_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU that fails: every other video would meet it too."""
+    extract, seen = InProcess.extract, []
+
+    def failing(*arguments: Any) -> Any:
+        seen.append(arguments)
+        if len(seen) == 2:
+            raise GPUError("The GPU has failed.")
+        return extract(*arguments)
+
+    monkeypatch.setattr(InProcess, "extract", failing)
+    run, out = trained(tmp_path / "run", "spatial"), tmp_path / "o.json"
+    clips = [path_of(CLIP), path_of(OTHER), path_of(f"more/{CLIP}")]
+    words = "The GPU has failed. Where CUDA_VISIBLE_DEVICES is set to nothing, the same command computes"
+    with pytest.raises(GPUError, match=words):
+        in_this_process("predict", "--frames", "2", "--crops", "1", "--device", "cpu", "--json", out, run, *clips)
+    assert len(seen) == 2
+    assert [video["video"] for video in json.loads(out.read_text())["videos"]] == [str(clips[0])]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from flowprep import flow
+from flowprep import devices, flow
 from flowprep.config import FlowConfig, StreamConfig
 from flowprep.errors import RefusedError
 from flowprep.train.remake import Stream, recipes
@@ -33,6 +33,20 @@ def test_a_backend_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not said
     with pytest.raises(RefusedError, match="tvl1 cannot run here.*no compiler"):
         recipes([stream], said.append)
+
+
+def test_gpus_that_somebody_wants_and_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is a mistake, not a machine without a GPU; a network that was trained on another backend does not mind."""
+    monkeypatch.setattr(devices, "_seen", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,7")
+    monkeypatch.setattr("flowprep.flow.cuda.CudaFlow.unavailable", classmethod(lambda _: devices.objection()))
+    full = flow.find("tvl1", "cuda", elsewhere=True).parameters_type.of("tvl1", {}).to_json()
+    with pytest.raises(RefusedError, match="tvl1 cannot run here. cuda: CUDA_VISIBLE_DEVICES=0,7: CUDA stops at 7"):
+        flow_of(FlowConfig("tvl1", "cuda", "forward", full))
+    assert flow_of(FlowConfig("tvl1", "cpu", "forward", full))[0].backend == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("flowprep.flow.cuda.CudaFlow.unavailable", classmethod(lambda _: "no GPU."))
+    assert flow_of(FlowConfig("tvl1", "cuda", "forward", full))[0].backend == "cpu"
 
 
 FULL = {"preset": "opencv-cuda", "tau": 0.25, "lambda": 0.1, "theta": 0.3, "nscales": 5, "warps": 2, "epsilon": 0.02}

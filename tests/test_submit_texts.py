@@ -14,8 +14,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from flowprep.config import ExtractConfig, SourceConfig
-from flowprep.errors import ExitCode
+from flowprep.config import ExtractConfig, FlowConfig, SourceConfig
+from flowprep.errors import ExitCode, UsageError
 from flowprep.submit.job import Job, Request, make_job
 from flowprep.submit.kubernetes import Kubernetes
 from flowprep.submit.slurm import Slurm, minutes
@@ -36,7 +36,11 @@ NOTHING_ASKED = Request()
 
 
 def job(here: Path, request: Request = NOTHING_ASKED, **given: Any) -> Job:
-    config = ExtractConfig(source=SourceConfig(path="data/ucf101/videos"), output=given.pop("output", "flow.zarr"))
+    config = ExtractConfig(
+        source=SourceConfig(path="data/ucf101/videos"),
+        output=given.pop("output", "flow.zarr"),
+        flow=FlowConfig(backend=given.pop("backend", "cuda" if request.gpus else "cpu")),
+    )
     return make_job(config, request, here / "a folder", given.pop("pending", 10), 1001)
 
 
@@ -132,6 +136,16 @@ def test_shellcheck(here: Path) -> None:
 def test_how_large_a_job_is(here: Path, request_: Request, pending: int, expected: tuple[int, ...]) -> None:
     made = job(here, request_, pending=pending)
     assert (made.tasks, made.workers, made.memory) == expected
+
+
+def test_gpus_are_asked_for_where_there_is_work_for_them(here: Path) -> None:
+    made = job(here, backend="cuda")
+    assert (made.gpus, made.workers, made.memory) == (1, 8, 8 * 2048 + 4096)
+    assert "#SBATCH --gpus-per-node=1\n" in script(Slurm(), made)
+    with pytest.raises(
+        UsageError, match=r"--gpus 2: tvl1 is computed on processors by the backend cpu.*--backend cuda"
+    ):
+        job(here, Request(gpus=2), backend="cpu")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def command(
     from flowprep.cli import complain
     from flowprep.cli.running import check_target, told
     from flowprep.cli.training import require_torch, weights_of
-    from flowprep.errors import RefusedError, UnfinishedError, VideoError
+    from flowprep.errors import UnfinishedError, VideoError
 
     if json_file and json_file != "-":
         check_target("--json", json_file)
@@ -66,11 +66,10 @@ def command(
         for video in videos:
             try:
                 ranked = predictor.predict(video, keep).ranked()
-            except RefusedError as error:
+            except VideoError as error:
                 failed += 1
-                verdict = error.verdict.value if isinstance(error, VideoError) else "refused"
-                complain(f"{video}: {verdict}: {error}")
-                found.append({"video": str(video), "verdict": verdict, "reason": str(error)})
+                complain(f"{video}: {error.verdict}: {error}")
+                found.append({"video": str(video), "verdict": error.verdict, "reason": str(error)})
                 continue
             found.append({"video": str(video), "classes": ranked})
             if json_file != "-":

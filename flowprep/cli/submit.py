@@ -37,7 +37,9 @@ OPTIONS = (
     click.option(
         "--memory", default="", metavar="SIZE", help="Memory of a task [default: 2G for each worker, 4G for each GPU]."
     ),
-    click.option("--gpus", type=int, default=0, metavar="N", help="GPUs of a task, for all its workers."),
+    click.option(
+        "--gpus", type=int, default=0, metavar="N", help="GPUs of a task [default: 1 on backends for GPUs, else none]."
+    ),
     click.option("--grace", type=int, default=90, show_default=True, help="Seconds of a stopped task for its shards."),
     click.option(
         "--time", metavar="H:MM:SS", help="SLURM: longest run of a task, then continued [default: the partition's]."

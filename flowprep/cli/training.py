@@ -33,7 +33,9 @@ crops_option = click.option(
 def require_torch() -> None:
     """Raises RefusedError, saying how to install it, where PyTorch is missing."""
     if find_spec("torch") is None:
-        raise RefusedError("PyTorch is not installed, which training needs: in flowprep's folder, pip install '.[train]'.")
+        raise RefusedError(
+            "PyTorch is not installed, which training needs: in flowprep's folder, pip install '.[train]'."
+        )
 
 
 def assignments(texts: Sequence[str]) -> dict[str, Any]:

@@ -114,6 +114,9 @@ class FlowAlgorithm(ABC):
     def warm(self, say: Callable[[str], None] | None = None) -> None:  # noqa: B027 - most have nothing to compile
         """Do what is done once a machine; ``say`` hears of it when it takes time."""
 
+    def announce(self, say: Callable[[str], None]) -> None:  # noqa: B027 - as above
+        """Tell ``say`` of what :meth:`warm` will take time for, where another process does it."""
+
     @abstractmethod
     def seconds_per_megapixel(self) -> float:
         """Roughly what one field costs on one core, for estimates of work."""

@@ -12,7 +12,7 @@ from flowprep.annotations import Source
 from flowprep.config import JPEG_SIDE, Settings, StackConfig, StackingConfig, StorageConfig, TranscodeConfig
 from flowprep.errors import RefusedError, UsageError, Verdict
 from flowprep.plan import Estimate
-from flowprep.run.product import Product, is_begun, warm_flow
+from flowprep.run.product import Product, is_begun, require, warm_flow
 from flowprep.stacks.materialise import chosen_frames
 from flowprep.store.layout import ArrayName
 from flowprep.store.reader import Dataset, VideoRow
@@ -92,9 +92,14 @@ class StacksOfFields(Derived):
         storage = replace(config.storage, rgb=False, rgb_short_side=plain.rgb_short_side, rgb_quality=plain.rgb_quality)
         self.settings = Settings(there.video, there.flow, storage, there.engine, (*there.origins, there.storage), stack)
         if self.settings.computes_flow:
+            self.otherwise = (
+                f"Stack {self._path} where {there.flow.backend} works, or extract the videos with --direction both: "
+                "then no flow is computed."
+            )
             self._elsewhere = config.cluster.remote
-            begun = is_begun(config.output)  # then only what is left to do needs the method here
-            self._algorithm = flow.configured(there.flow, elsewhere=self._elsewhere or begun)
+            if not is_begun(config.output):  # else only what is left to do needs the method here
+                self.check()
+            self._algorithm = flow.configured(there.flow, elsewhere=True)
             self.gpu = self._algorithm.gpu
         tallest = max((self._name(row).height for row in self._dataset.videos if row.row.flow), default=0)
         self._refuse_tall(stack.length, tallest)
@@ -140,8 +145,8 @@ class StacksOfFields(Derived):
             warm_flow(self.settings.flow, say)
 
     def check(self) -> None:
-        if self.settings.computes_flow:
-            flow.find(self.settings.flow.method, self.settings.flow.backend, elsewhere=self._elsewhere)
+        if self.settings.computes_flow and not self._elsewhere:
+            require(self.settings.flow, self.otherwise)
 
 
 class Transcoded(Derived):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flowprep import shard
 from flowprep.config import ExtractConfig, StackingConfig, TranscodeConfig
-from flowprep.errors import ExitCode, RefusedError, StoreError, UnfinishedError, UsageError, Verdict
+from flowprep.errors import ExitCode, GPUError, RefusedError, StoreError, UnfinishedError, UsageError, Verdict
 from flowprep.plan import Plan
 from flowprep.records import many_objects
 from flowprep.run.address import scheduler_address
@@ -198,6 +198,8 @@ class Run:
                 raise UnfinishedError(f"{reason}: {self._how_far(plan)}; run the same command to continue.") from None
             except StoreError as error:
                 raise StoreError(f"{error} ({self._how_far(plan)}.)") from None
+            except GPUError as error:
+                raise GPUError(f"{error} {self._product.otherwise}") from None
             finally:
                 shard.listener = shard.Listener()
         if aside:

@@ -10,7 +10,7 @@ from pathlib import Path
 from flowprep import flow, quantise
 from flowprep.annotations import Source, read_source, source_root
 from flowprep.config import ExtractConfig, FlowConfig, RunConfig, Settings
-from flowprep.errors import StoreError, UsageError
+from flowprep.errors import RefusedError, StoreError, UsageError
 from flowprep.flow.choosing import AUTO, choose, refuse_auto
 from flowprep.plan import Estimate, estimate
 from flowprep.run.headers import probe_all
@@ -36,6 +36,7 @@ class Product(ABC):
     settings: Settings
     gpu = False  # whether it is computed on GPUs
     note = ""  # what to say before anything else
+    otherwise = ""  # what to do where the flow cannot be computed
 
     @abstractmethod
     def source(self, say: Callable[[str], None]) -> Source:
@@ -79,12 +80,12 @@ def _resolve(config: ExtractConfig, *, elsewhere: bool) -> tuple[Settings, str]:
         if config.cluster.remote:
             refuse_auto("the workers of a cluster")
         begun = first_settings(LocalStore(Path(config.output))) if config.output else None
-        before = begun.flow.backend if begun and begun.flow.method == chosen.method else ""
-        algorithm, auto = choose(chosen.method, chosen.parameters, before)
-        note = f"auto: {auto}"
-        if begun and algorithm.backend == before:  # whatever this machine has besides: one dataset, one backend
-            auto = begun.auto
-            note = f"auto: {before} ({algorithm.engine()}), with which {config.output} was begun"
+        if begun and begun.flow.method == chosen.method:  # whatever this machine has: one dataset, one backend
+            algorithm, auto = flow.find(chosen.method, begun.flow.backend, elsewhere=True), begun.auto
+            note = f"auto: {algorithm.backend} ({algorithm.engine()}), with which {config.output} was begun"
+        else:
+            algorithm, auto = choose(chosen.method, chosen.parameters)
+            note = f"auto: {auto}"
     else:
         elsewhere = elsewhere or is_begun(config.output)  # then only what is left to do needs it here
         algorithm = flow.find(chosen.method, chosen.backend or None, elsewhere=elsewhere)
@@ -94,9 +95,20 @@ def _resolve(config: ExtractConfig, *, elsewhere: bool) -> tuple[Settings, str]:
 
 
 def warm_flow(config: FlowConfig, say: Callable[[str], None]) -> None:
-    """Have what computes the flow compiled; on a GPU that is for the process that owns it, when it starts."""
-    if not flow.find(config.method, config.backend, elsewhere=True).gpu:
-        flow.configured(config).warm(say)
+    """Have what computes the flow compiled; on a GPU the process that owns it does that as it starts."""
+    algorithm = flow.configured(config, elsewhere=True)
+    if algorithm.gpu:
+        algorithm.announce(say)
+    else:
+        algorithm.warm(say)
+
+
+def require(config: FlowConfig, otherwise: str) -> None:
+    """Raise RefusedError, which ends with what to do ``otherwise``, where this machine cannot compute the flow."""
+    try:
+        flow.find(config.method, config.backend)
+    except RefusedError as error:
+        raise RefusedError(f"{str(error).rstrip('.')}. {otherwise}") from None
 
 
 class FlowOfVideos(Product):
@@ -109,6 +121,10 @@ class FlowOfVideos(Product):
         self.settings, self.note = _resolve(config, elsewhere=self._elsewhere)
         self._algorithm = flow.configured(self.settings.flow, elsewhere=True)
         self.gpu = self._algorithm.gpu
+        other = "--backend cpu" if self.gpu else "another --backend"
+        self.otherwise = (
+            f"Continue {config.output} where {self.settings.flow.backend} works, or write another dataset with {other}."
+        )
 
     def source(self, say: Callable[[str], None]) -> Source:
         chosen = self._config.source
@@ -149,4 +165,5 @@ class FlowOfVideos(Product):
         quantise.warm(say)
 
     def check(self) -> None:
-        flow.find(self.settings.flow.method, self.settings.flow.backend, elsewhere=self._elsewhere)
+        if not self._elsewhere:
+            require(self.settings.flow, self.otherwise)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from flowprep import flow
 from flowprep.config import ExtractConfig
 from flowprep.errors import RefusedError, UsageError
 
@@ -101,12 +102,14 @@ class Cluster(Protocol):
 def make_job(config: ExtractConfig, request: Request, folder: Path, pending: int, most_tasks: int) -> Job:
     """The job for ``pending`` shards: by default as many tasks as give every worker one of them.
 
-    Raises UsageError for more tasks than ``most_tasks`` and for paths that no job file can hold.
+    Raises UsageError for more tasks than ``most_tasks``, for GPUs that would stand idle, and for paths that no job
+    file can hold.
     """
     for path in (str(folder), config.source.path, config.output):
         if not path.isprintable():
             raise UsageError(f"{path!r}: a job file cannot name a path with such characters: rename it.")
-    workers = request.cpus or config.run.workers or CPUS_FOR_GPU * request.gpus or CPUS
+    gpus = _gpus(config, request.gpus)
+    workers = request.cpus or config.run.workers or CPUS_FOR_GPU * gpus or CPUS
     if request.tasks > most_tasks:
         raise UsageError(
             f"--tasks {request.tasks}: this cluster takes at most {most_tasks:,} in one job. "
@@ -121,10 +124,21 @@ def make_job(config: ExtractConfig, request: Request, folder: Path, pending: int
         tasks=tasks,
         at_once=min(request.at_once, tasks),
         workers=workers,
-        memory=request.mebibytes() or MEMORY * workers + MEMORY_FOR_GPU * request.gpus,
-        gpus=request.gpus,
+        memory=request.mebibytes() or MEMORY * workers + MEMORY_FOR_GPU * gpus,
+        gpus=gpus,
         grace=request.grace,
     )
+
+
+def _gpus(config: ExtractConfig, asked: int) -> int:
+    """GPUs of a task: one, where the flow is computed on GPUs and nobody says how many."""
+    algorithm = flow.find(config.flow.method, config.flow.backend or None, elsewhere=True)
+    if asked and not algorithm.gpu:
+        raise UsageError(
+            f"--gpus {asked}: {algorithm.method} is computed on processors by the backend {algorithm.backend}, so that "
+            "GPUs would stand idle: leave that out, or add --backend cuda, for tvl1 and brox."
+        )
+    return asked or int(algorithm.gpu)
 
 
 def dataset_name(output: str) -> str:

@@ -28,6 +28,7 @@ from flowprep.config import (
     StreamConfig,
     TranscodeConfig,
 )
+from flowprep.devices import objection
 from flowprep.errors import RefusedError, UnfinishedError, UsageError, Verdict, VideoError
 from flowprep.run.driver import Run, Stacking, Transcoding
 from flowprep.run.product import FlowOfVideos
@@ -102,6 +103,7 @@ class _FlowOfVideo(FlowOfVideos):
     def __init__(self, config: ExtractConfig, video: Path) -> None:
         super().__init__(config)
         self._video = video.absolute()
+        self.otherwise = "Where CUDA_VISIBLE_DEVICES is set to nothing, the same command computes flow on processors."
 
     def source(self, say: Callable[[str], None]) -> Source:  # noqa: ARG002 - there is nothing to leave out
         try:
@@ -193,7 +195,9 @@ def _on_this_machine(settings: Settings, say: Callable[[str], None]) -> tuple[Fl
     chosen = settings.flow
     try:
         algorithm = flow.find(chosen.method, chosen.backend)
-    except (RefusedError, UsageError):
+    except (RefusedError, UsageError) as error:
+        if (wrong := objection()) and wrong in str(error):
+            raise  # somebody wants GPUs, but not these
         algorithm = flow.find(chosen.method)
     engine = algorithm.engine()
     change = f"the network was trained on {chosen.method} flow by {settings.engine}, here it is computed by {engine}"

@@ -62,12 +62,13 @@ def ensure_compiled(
     run: Callable[[], None],
     say: Callable[[str], None] | None = None,
     folder: Path | str | None = None,
+    what: str = "",
 ) -> None:
     """Have the kernels that ``run`` calls loaded, or compiled and kept: of several processes one does it, others wait.
     Where they cannot be kept, they are compiled when they are called.
 
     ``say`` hears of it when it takes time, and when code cannot be kept (without it, the latter is logged). ``folder``:
-    where code is kept that is not this processor's, or why it is not.
+    where code is kept that is not this processor's, or why it is not; ``what`` it is, in words.
     """
     folder = folder or code_folder()
     if not isinstance(folder, Path):
@@ -97,7 +98,7 @@ def ensure_compiled(
                 for path in [*folder.glob("*.compiled"), *folder.rglob("*.nb[ic]")]:
                     path.unlink(missing_ok=True)
         elif say:
-            say(f"Compiling the kernels of {name} for this processor, about 10 seconds, once.")
+            say(f"Compiling {what or f'the kernels of {name} for this processor'}, about 10 seconds, once.")
         run()
         marker.touch()
 
