@@ -13,7 +13,6 @@ one. It answers one job after another until its stdin ends:
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import os
 import queue
@@ -40,7 +39,6 @@ OVER_MEMORY = "over the memory limit of its process (--memory-limit)"
 
 def main() -> None:
     """Answer one job after another until stdin ends."""
-    faulthandler.enable()
     limit = int(sys.argv[1]) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,8 +1,7 @@
 """GPUs that this process may use: which there are, and who works on which.
 
-CUDA itself is asked, by the library of the driver. It knows what the machine, its container and CUDA_VISIBLE_DEVICES
-leave to a process, of which /proc and nvidia-smi know more, less or nothing. Asking takes no memory of a GPU; a fork
-would not survive it, but flowprep starts all its processes as new programs.
+CUDA itself is asked (libcuda.py). It knows what the machine, its container and CUDA_VISIBLE_DEVICES leave to a process,
+of which /proc and nvidia-smi know more, less or nothing.
 
 The process that computes on a GPU (gpu/) sees that one alone, by CUDA_VISIBLE_DEVICES in its environment, set before it
 imports anything; its parent computes on none, nor do the children that decode and encode.
@@ -10,18 +9,16 @@ imports anything; its parent computes on none, nor do the children that decode a
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 from collections.abc import Mapping
 from functools import cache
 from itertools import cycle, takewhile
 
-from flowprep.errors import RefusedError
+from flowprep import libcuda
+from flowprep.errors import GPUError
 from flowprep.wording import printable
 
-LIBRARY = "libcuda.so.1"
-SUCCESS, NO_DEVICE = 0, 100  # of CUresult
 NONE = ("", "-1", "NoDevFiles")  # by which a list in CUDA_VISIBLE_DEVICES ends on purpose
 
 
@@ -58,13 +55,8 @@ def _seen() -> int | None:
     """
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         return 1
-    try:
-        driver = ctypes.CDLL(LIBRARY)
-    except OSError:
-        return None
-    count = ctypes.c_int()
-    code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    return count.value if code in (SUCCESS, NO_DEVICE) else None
+    found = libcuda.answer()
+    return None if found.trouble else len(found.devices)
 
 
 @cache
@@ -73,15 +65,14 @@ def _turns() -> cycle[str]:
 
 
 def next_gpu() -> str:
-    """The GPU for the next child process of this one: they take turns. Raises RefusedError where there is none, or not
+    """The GPU for the next child process of this one: they take turns. Raises GPUError where there is none, or not
     all that CUDA_VISIBLE_DEVICES names.
     """
     host = socket.gethostname()
     if wrong := objection():
-        raise RefusedError(f"{host}: {wrong}.")
+        raise GPUError(f"{host}: {wrong}.")
     for gpu in _turns():
         return gpu
-    raise RefusedError(
-        f"{host} has no GPU that can be used: see nvidia-smi, and CUDA_VISIBLE_DEVICES in the "
-        "environment; or compute without one: --backend cpu."
-    )
+    if _seen() is None:
+        raise GPUError(f"{host}: {libcuda.answer().trouble}.")
+    raise GPUError(f"{host} has no GPU that can be used: see nvidia-smi, and CUDA_VISIBLE_DEVICES in the environment.")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from flowprep.processes import TAIL, how_it_ended, last_words
+from flowprep.processes import TAIL, answer_of
 from flowprep.wording import printable
 
 PROC = Path("/proc/driver/nvidia")
@@ -19,7 +17,6 @@ QUERY = [
     "--format=csv,noheader,nounits",
 ]
 SECONDS = 15.0  # for nvidia-smi to answer: sleeping GPUs wake up one after the other
-FAREWELL_SECONDS = 1.0
 
 
 class GPU(NamedTuple):
@@ -47,32 +44,11 @@ class Driver(NamedTuple):
 
 def describe(proc: Path = PROC) -> Driver:
     """Ask nvidia-smi; where it does not say, what the driver's part in the kernel knows."""
-    said, trouble = _ask()
+    said, trouble = answer_of(QUERY, SECONDS)
     found = _rows(said)
     if said and not found:
         trouble = f"lists no GPU: {printable(' '.join(said.split()))[:TAIL]}"
     return Driver(found or _from_proc(proc), trouble)
-
-
-def _ask() -> tuple[str, str]:
-    """What nvidia-smi prints, and what is wrong with it; both "" where there is none."""
-    with tempfile.TemporaryFile() as output:
-        try:
-            process = subprocess.Popen(QUERY, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-            code = process.wait(SECONDS)
-        except FileNotFoundError:
-            return "", ""
-        except OSError as error:
-            return "", f"cannot be started: {error.strerror}"
-        except subprocess.TimeoutExpired:
-            process.kill()
-            with suppress(subprocess.TimeoutExpired):  # what hangs in the driver cannot be killed
-                process.wait(FAREWELL_SECONDS)
-            return "", f"has not answered for {SECONDS:g} s: the driver hangs, or the GPU does"
-        if code:
-            return "", f"fails ({how_it_ended(code)}): {printable(last_words(output))}"
-        output.seek(0)
-        return output.read().decode(errors="replace"), ""
 
 
 def _rows(said: str) -> list[GPU]:

@@ -13,7 +13,7 @@ The child ends when its stdin does: whoever kills the parent, no child outlives 
 Where flow is computed on a GPU, the child hands its frames to the process that owns it (gpu/), by a connection that it
 is given. Where that process ends, or gives no sign of life while the child waits for it, the video is tried again. Only
 one that is there each time is suspected, and tried alone, after frames that no GPU fails on: if the process ends with
-it then, too, the fault is its own.
+it then, too, the fault is its own; unless that happens to one video after the other, and none is done.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from typing import IO, Any
 from flowprep.config import Settings
 from flowprep.errors import RefusedError, StoreError, UnfinishedError, Verdict
 from flowprep.gpu import owner
-from flowprep.gpu.owner import GPUProcess
-from flowprep.processes import ENVIRONMENT, POLL, START_SECONDS, how_it_ended, last_words
+from flowprep.gpu.owner import GPUProcess, Loss
+from flowprep.processes import ENVIRONMENT, POLL, START_SECONDS, how_it_ended, last_line
 from flowprep.types import LedgerRow, Probe
 
 AWAY = 2.0  # s from one look to the next that only a suspended process takes
 VIDEOS_PER_CHILD = 500  # then a fresh one: a slow leak in a decoder must not add up
 STRIKES = 2  # tries before a crash, a hang or a want of memory is the video's own fault
 KILLS = 6  # tries before SIGKILL is: it mostly comes from outside (a person, a job manager, the kernel short of memory)
-LOSSES = 3  # of the process of the GPU before that is: the last time the video is computed alone
+LOSSES = 3  # of the process of the GPU before that is; the last time the video is computed alone, as after kills
 
 
 class End(Enum):
@@ -54,11 +54,12 @@ class End(Enum):
 
     STRIKE = auto()
     KILL = auto()
-    LOSS = auto()
+    LOSS = auto()  # of the process of the GPU
+    GPU_KILL = auto()  # it was killed from outside
     ACCIDENT = auto()  # that no video is to blame for, ever
 
 
-MOST = {End.STRIKE: STRIKES, End.KILL: KILLS, End.LOSS: LOSSES}
+MOST = {End.STRIKE: STRIKES, End.KILL: KILLS, End.LOSS: LOSSES, End.GPU_KILL: KILLS}
 
 STOP = threading.Event()  # set by a driver that was told to end: every wait in this process gives up
 
@@ -157,26 +158,38 @@ class Sandbox:
             for leftover in folder.iterdir() if folder else ():
                 leftover.unlink()
             try:
-                alone = ends[End.LOSS] == LOSSES - 1
+                alone = any(ends[end] == MOST[end] - 1 for end in (End.LOSS, End.GPU_KILL))
                 answer = self._compute(job, count, alone=alone) if self._gpu else self._ask(job, count)
             except ChildError as error:
                 self.close()
                 count(-counted)  # the next try begins at the first field again
-                ends[self._end_of(error)] += 1
-                if any(ends[end] >= most for end, most in MOST.items()):
-                    return error, ends.total()
+                loss = self._loss(error)
+                end = _end_of(error, loss)
+                ends[end] += 1
+                if end is not End.ACCIDENT and ends[end] == MOST[end]:
+                    return self._verdict(error, loss), ends.total()
             else:
                 if self._gpu and counted:
                     self._gpu.done()
                 return answer, ends.total() + 1
 
-    def _end_of(self, error: ChildError) -> End:
-        """What it was, by what has become of the process of the GPU, if that was it."""
+    def _loss(self, error: ChildError) -> Loss | None:
+        """What has become of the process of the GPU, if that was it."""
         if not (self._gpu and error.gpu):
-            return End.KILL if error.outside else End.STRIKE
-        loss = self._gpu.lost(self._gpu_start, _give_up, blameless=error.outside)
-        error.reason = f"the process of the GPU ended {LOSSES} times with this video: {loss.words}"
-        return End.ACCIDENT if loss.blameless else End.LOSS
+            return None
+        return self._gpu.lost(self._gpu_start, _give_up, blameless=error.outside)
+
+    def _verdict(self, error: ChildError, loss: Loss | None) -> ChildError:
+        """What a video ends in that has had its tries; ``loss``: that of the last. Raises GPUError where the process
+        of the GPU is lost with one video after the other."""
+        if not (self._gpu and loss):
+            return error
+        self._gpu.blame(loss, _give_up)
+        process = f"the process of {self._gpu.name}"
+        if loss.killed:
+            reason = f"{process} was killed {MOST[End.GPU_KILL]} times with this video, by the system or a user"
+            return ChildError(Verdict.MEMORY, reason)
+        return ChildError(error.verdict, f"{process} ended {MOST[End.LOSS]} times with this video: {loss.words}")
 
     def _compute(self, job: dict[str, Any], progress: Callable[[int], None], *, alone: bool) -> dict[str, Any]:
         """:meth:`_ask` for what is computed on the GPU; ``alone``: with no other video, on a GPU that works."""
@@ -188,7 +201,6 @@ class Sandbox:
                 except ChildError as error:
                     error.outside = True  # the video has not begun
                     raise
-                self._gpu.done()
             return self._ask(job, progress)
 
     def close(self) -> None:
@@ -255,7 +267,7 @@ class Sandbox:
         try:
             self._read(START_SECONDS)
         except ChildError as error:
-            text = last_words(self._errors)
+            text = last_line(self._errors)
             self.close()
             if error.outside:
                 raise
@@ -296,8 +308,16 @@ class Sandbox:
             return ChildError(
                 Verdict.MEMORY, f"its process was killed {KILLS} times, by the system or a user", outside=True
             )
-        said = last_words(self._errors)
+        said = last_line(self._errors)
         return ChildError(Verdict.CRASHED, f"its process died with {how_it_ended(code)}. {said}".strip())
+
+
+def _end_of(error: ChildError, loss: Loss | None) -> End:
+    if loss is None:
+        return End.KILL if error.outside else End.STRIKE
+    if loss.blameless:
+        return End.ACCIDENT
+    return End.GPU_KILL if loss.killed else End.LOSS
 
 
 def _failure(kind: str, text: str) -> Exception:

@@ -314,7 +314,12 @@ Result cuLaunchKernelEx(const struct Launch *l, Handle kernel, void **parameters
 
 /* How calls are found. */
 
-Result cuGetErrorName(int error, const char **name) { *name = "NAME"; return SUCCESS; }
+Result cuGetErrorName(int error, const char **name)
+{
+    *name = error == 803 ? "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH" : "NAME";
+    return SUCCESS;
+}
+
 Result cuGetErrorString(int error, const char **text) { *text = "an error"; return SUCCESS; }
 
 static Result missing(void) { return NOT_SUPPORTED; }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flowprep import devices, opencv
+from flowprep import devices, libcuda, opencv
 from flowprep.errors import RefusedError
 from flowprep.flow import opencv_build
 from flowprep.flow.opencv_cuda import TVL1
@@ -109,6 +109,24 @@ def test_numbers_are_nvidia_smis_or_the_users(
     monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(RefusedError, match="not begun"):
         GPUProcess("1").connect(1.0, lambda: None)
+
+
+def test_a_driver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked once, in a process that is ended then; who asks goes on."""
+    monkeypatch.setattr(libcuda, "LIBRARY", "libc.so.6")  # that is there
+    monkeypatch.setattr(libcuda, "SECONDS", 0.2)
+    monkeypatch.setattr(libcuda, "ASK", [sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.delenv(VISIBLE, raising=False)
+    libcuda.answer.cache_clear()
+    devices._turns.cache_clear()
+    try:
+        words = "the NVIDIA driver has not answered for 0.2 s: it hangs, or the GPU does"
+        assert (devices.gpus(), devices.objection(), libcuda.answer().trouble) == ([], "", words)
+        with pytest.raises(RefusedError, match=words):
+            devices.next_gpu()
+    finally:
+        libcuda.answer.cache_clear()
+        devices._turns.cache_clear()
 
 
 # With a stand-in for the driver

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowprep.errors import RefusedError, UnfinishedError, Verdict
+from flowprep import sandbox
+from flowprep.errors import GPUError, UnfinishedError, Verdict
 from flowprep.gpu import owner
 from flowprep.gpu.owner import FAILURES, GPUProcess
 from flowprep.gpu.turns import Turns
-from flowprep.sandbox import LOSSES, Limits, Sandbox
+from flowprep.processes import last_line, last_words
+from flowprep.sandbox import LOSSES, End, Limits, Sandbox
 from flowprep.types import LedgerRow
 from flowprep.video import write_video
 from tests.command import FAULTS, await_
@@ -75,8 +79,10 @@ def test_a_video_that_ends_the_process_each_time(
     monkeypatch.setenv("FLOWPREP_TEST_GPU_FAULT", "die bright")
     row = extract(folder, "bright.avi", gpu)
     assert (row.verdict, row.attempt) == (Verdict.CRASHED, LOSSES)
-    assert row.reason.startswith("the process of the GPU ended 3 times with this video: exit code 1. ")
-    assert row.reason.endswith("RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS")
+    assert row.reason == (
+        f"the process of GPU 0 of {socket.gethostname()} ended 3 times with this video: exit code 1. "
+        "RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS"
+    )
     assert extract(folder, "dim.avi", gpu).verdict is Verdict.OK
     assert len(gpu._losses) == LOSSES
 
@@ -92,14 +98,34 @@ def test_of_many_videos_at_once_just_that_one(folder: Path, gpu: GPUProcess, mon
     assert [row.verdict for row in rows] == [Verdict.CRASHED] + [Verdict.OK] * 6
 
 
-@pytest.mark.system
-def test_a_process_that_is_killed_from_outside_is_no_videos_fault(
+@pytest.mark.parametrize("kills", [2, pytest.param(sandbox.KILLS, marks=pytest.mark.system)])
+def test_a_video_with_which_the_process_is_killed_each_time(
+    kills: int, folder: Path, gpu: GPUProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a kernel that is short of memory: the last time it is alone, and the next one is computed."""
+    monkeypatch.setitem(sandbox.MOST, End.GPU_KILL, kills)
+    monkeypatch.setenv("FLOWPREP_TEST_GPU_FAULT", "killed bright")
+    alone = []
+    monkeypatch.setattr(gpu, "turn", lambda give_up, **how: alone.append(how["alone"]) or Turns().turn(give_up, **how))
+    row = extract(folder, "bright.avi", gpu)
+    assert (row.verdict, row.attempt) == (Verdict.MEMORY, kills)
+    assert row.reason.endswith(f"was killed {kills} times with this video, by the system or a user")
+    assert alone == [False] * (kills - 1) + [True]
+    assert extract(folder, "dim.avi", gpu).verdict is Verdict.OK
+
+
+def test_a_gpu_that_fails_on_every_video_is_no_videos_fault(
     folder: Path, gpu: GPUProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FLOWPREP_TEST_GPU_FAULT", "killed bright")
-    with pytest.raises(RefusedError, match="has failed 3 times, and no video was done meanwhile: SIGKILL"):
+    """It computes the frames of the trial, and then what is no number."""
+    monkeypatch.setitem(sandbox.MOST, End.LOSS, 1)
+    monkeypatch.setenv("FLOWPREP_TEST_GPU_FAULT", "nan bright")
+    words = "exit code 1. FloatingPointError: the computed flow holds values that are not finite"
+    for _ in range(FAILURES - 1):
+        row = extract(folder, "bright.avi", gpu)
+        assert row.verdict is Verdict.CRASHED and row.reason.endswith(words)
+    with pytest.raises(GPUError, match=rf"fails again and again, and no video was done meanwhile: {words}. See"):
         extract(folder, "bright.avi", gpu)
-    assert len(gpu._losses) == FAILURES
 
 
 @pytest.mark.system
@@ -107,7 +133,7 @@ def test_a_gpu_that_computes_nothing_at_all_is_no_videos_fault(
     folder: Path, gpu: GPUProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLOWPREP_TEST_GPU_FAULT", "die")
-    with pytest.raises(RefusedError, match="no video was done meanwhile: exit code 1.*CUDA_ERROR_ILLEGAL_ADDRESS"):
+    with pytest.raises(GPUError, match="no video was done meanwhile: exit code 1.*CUDA_ERROR_ILLEGAL_ADDRESS"):
         extract(folder, "dim.avi", gpu)
     assert len(gpu._losses) == LOSSES - 1 + FAILURES
 
@@ -119,6 +145,14 @@ def test_a_child_that_finds_it_ended_does_not_excuse_the_others(folder: Path, gp
     assert gpu._process.wait(10) == -signal.SIGSEGV
     assert gpu.connect(60, lambda: None).start == link.start + 1
     assert not gpu.lost(link.start, lambda: None, blameless=False).blameless
+
+
+def test_what_a_process_said_last() -> None:
+    """In a line: of all else only programs that are no Python's are quoted."""
+    said = io.BytesIO(b"NVRM: noise\nTraceback (most recent call last):\n  File x\n\nOSError: no  disk\n\n")
+    assert last_line(said) == "OSError: no disk"
+    assert last_words(said).startswith("NVRM: noise Traceback")
+    assert last_line(io.BytesIO(b" \n")) == last_line(None) == ""
 
 
 def test_turns() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flowprep.sandbox import KILLS
 from flowprep.synthetic import write_demo_videos
 from tests.command import MISBEHAVE, await_, flowprep, start, stored_files
 
@@ -110,8 +111,10 @@ def test_a_gpu_that_does_not_work_ends_the_run(fault: str, videos: Path, env: di
     done = flowprep("extract", videos, tmp_path / "out.zarr", *METHOD, *ALONE, "--workers", "2", env=env)
     assert done.returncode == 65
     words = {"start": "CUDA_ERROR_NO_DEVICE", "die": "RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS"}[fault]
-    (line,) = re.findall(r"^.*The process that computes flow on GPU .* has failed 3 times, .*$", done.stderr, re.M)
-    assert words in line and line.endswith("(nvidia-smi), or compute without it: --backend cpu.")
+    (line,) = re.findall(r"^.*The process that computes flow on GPU .* fails again and again, .*$", done.stderr, re.M)
+    assert words in line and line.endswith(
+        f"(nvidia-smi). Continue {tmp_path / 'out.zarr'} where gpu works, or write another dataset with --backend cpu."
+    )
     assert "on GPU 3 of" in line or "on GPU GPU-abc of" in line
     assert not list((tmp_path / "out.zarr/.flowprep/commits").glob("*"))
 
@@ -144,15 +147,17 @@ def test_whoever_ends_the_run_nothing_is_left(number: int, videos: Path, env: di
 
 
 def kill_gpu_processes(run: subprocess.Popen[bytes], chance: random.Random) -> int:
-    """kill -9 one of them, at random moments, until ``run`` ends. Returns how many kills that were."""
+    """kill -9 one of them, at random moments, until ``run`` ends; not as often as a video is blamed for. Returns how
+    many kills that were."""
     kills = 0
-    while run.poll() is None:
+    while run.poll() is None and kills < KILLS - 1:
         time.sleep(chance.expovariate(1 / 0.7))
         with suppress(psutil.Error):
             children = psutil.Process(run.pid).children()
             if there := [child for child in children if "flowprep.gpu.server" in child.cmdline()]:
                 chance.choice(there).kill()
                 kills += 1
+    run.wait(200)
     return kills
 
 
@@ -170,7 +175,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(env: dict[str, str],
         run = start("extract", source, disturbed, *METHOD, "--workers", "3", env=slow, log=tmp_path / "said")
         kills += kill_gpu_processes(run, chance)
         assert run.returncode in (0, 65), (tmp_path / "said").read_text()
-    assert kills > 5
+    assert kills > 3
     assert flowprep("extract", source, disturbed, *METHOD, env=env).returncode == 0
     assert stored_files(disturbed) == stored_files(clean)
     check_nothing_is_left(env, set())

@@ -13,6 +13,7 @@ theirs, and each gives it back when nobody uses those settings any more.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,11 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowprep.config import Settings
-from flowprep.errors import FlowprepError, VideoError
+from flowprep.errors import FlowprepError
 from flowprep.gpu.hosted import THREADS, Arrays, Hosted, key_of
 from flowprep.gpu.memory import Request
 
 START_SECONDS = 900.0  # for an algorithm to find its GPU and to compile its kernels
+# A request that the GPU has no memory for is tried so often: others may have taken it for a while.
+MEMORY_TRIES, MEMORY_PAUSE = 10, 2.0  # s
 
 T = TypeVar("T")
 
@@ -122,8 +125,7 @@ class Computer:
         return self._later(most)
 
     def compute(self, work: Work) -> Future[Arrays]:
-        """What comes out of ``work``; its error is ValueError where the flow is not finite, MemoryError or VideoError
-        where the GPU has no memory for it."""
+        """What comes out of ``work``."""
         self._put(work)
         return work.out
 
@@ -188,21 +190,25 @@ class Computer:
         self._answer(thread, batch)
 
     def _answer(self, thread: int, batch: list[Work]) -> None:
-        """Compute a batch; one that the GPU has no memory for request by request, so that each has its own answer."""
+        """Compute a batch; one that the GPU has no memory for request by request."""
         try:
             found = _computed(thread, batch)
-        except (MemoryError, VideoError) as error:
-            if len(batch) == 1:
-                batch[0].out.set_exception(error)
-                return
+        except MemoryError:
             for item in batch:
-                self._answer(thread, [item])
+                item.out.set_result(self._insist(thread, item))
             return
         for item, out in zip(batch, found, strict=True):
-            if isinstance(out, ValueError):
-                item.out.set_exception(out)
-            else:
-                item.out.set_result(out)
+            item.out.set_result(out)
+
+    def _insist(self, thread: int, work: Work) -> Arrays:
+        """What comes out of one request, once the GPU has memory for it. Raises MemoryError where it goes on having
+        none: the next process will see how much there is, and plan with that."""
+        for _ in range(MEMORY_TRIES):
+            self.at_work[thread] = AtWork("a request that the GPU had no memory for", work.patience)
+            with suppress(MemoryError):
+                return _computed(thread, [work])[0]
+            time.sleep(MEMORY_PAUSE)
+        return _computed(thread, [work])[0]
 
     def _company(self, work: Work) -> list[Work]:
         """What waits and fits beside ``work``, in the order in which it came; taken out of the queue."""
@@ -218,7 +224,7 @@ class Computer:
         return taken
 
 
-def _computed(thread: int, batch: list[Work]) -> list[Arrays | ValueError]:
+def _computed(thread: int, batch: list[Work]) -> list[Arrays]:
     """What comes out for each; where but one direction of a request is a batch, one after the other."""
     hosted, request = batch[0].hosted, batch[0].request
     if request.fields <= batch[0].most:
@@ -226,7 +232,5 @@ def _computed(thread: int, batch: list[Work]) -> list[Arrays | ValueError]:
     parts: list[Arrays] = []
     for direction in request.directions:
         (out,) = hosted.compute(thread, [replace(request, direction=direction)], [batch[0].frames])
-        if isinstance(out, ValueError):
-            return [out]
         parts.append(out)
     return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}]

@@ -50,19 +50,17 @@ class Hosted:
         """Fields of one batch; raises VideoError where not one fits."""
         return self._asked.pairs_in_a_batch(height, width)
 
-    def compute(
-        self, thread: int, requests: Sequence[Request], frames: Sequence[NDArray[Any]]
-    ) -> list[Arrays | ValueError]:
-        """What comes out for each of the ``requests``, of one size, whose ``frames`` are given."""
+    def compute(self, thread: int, requests: Sequence[Request], frames: Sequence[NDArray[Any]]) -> list[Arrays]:
+        """What comes out for each of the ``requests``, of one size, whose ``frames`` are given.
+
+        Raises FloatingPointError for flow that is not finite, which is the GPU's failure, whatever the frames.
+        """
         if thread not in self._algorithms:
             self._algorithms[thread] = flow.configured(self._settings.flow)
         batch = _Batch(requests)
         computed = self._algorithms[thread].fields(np.concatenate(frames), batch.first, batch.second)
         fields = HostFields(computed) if isinstance(computed, np.ndarray) else computed
-        return [
-            ValueError(quantise.NOT_FINITE) if out is None else out
-            for out in batch.share_out(fields, self._settings.storage if requests[0].levels else None)
-        ]
+        return batch.share_out(fields, self._settings.storage if requests[0].levels else None)
 
     def give_back(self, thread: int) -> None:
         """Give back the memory on the GPU that the algorithm of ``thread`` has; called there."""
@@ -92,20 +90,26 @@ class _Batch:
             frames += request.frames
         self.first, self.second = np.concatenate(first), np.concatenate(second)
 
-    def share_out(self, fields: DeviceFields, storage: StorageConfig | None) -> list[Arrays | None]:
-        """The arrays of each request; None where its flow is not finite. ``storage``: how levels are made, if any."""
+    def share_out(self, fields: DeviceFields, storage: StorageConfig | None) -> list[Arrays]:
+        """The arrays of each request. ``storage``: how levels are made, if any."""
         wanted = [number for numbers in self._originals for number in numbers]
         originals = fields[wanted]
         ends = np.cumsum([len(numbers) for numbers in self._originals])
         parts = [originals[end - len(numbers) : end] for end, numbers in zip(ends, self._originals, strict=True)]
         if storage is None:
-            return [{"originals": part} if np.isfinite(part).all() else None for part in parts]
+            _check_finite(originals)
+            return [{"originals": part} for part in parts]
         extremes, means = fields.extremes(), fields.means()
-        good: NDArray[np.bool_] = np.all(np.isfinite(extremes), axis=(1, 2))
-        made = quantise.scaling(np.where(good[:, None, None], extremes, np.float32(0)), storage)
+        _check_finite(extremes)
+        made = quantise.scaling(extremes, storage)
         levels = fields.levels(made.coding)
         whole = {"levels": levels, "scale": made.scale, "zero": made.zero, "extremes": extremes, "means": means}
         return [
-            {"originals": part} | {name: values[own] for name, values in whole.items()} if good[own].all() else None
+            {"originals": part} | {name: values[own] for name, values in whole.items()}
             for part, own in zip(parts, self._fields, strict=True)
         ]
+
+
+def _check_finite(values: NDArray[np.float32]) -> None:
+    if not np.isfinite(values).all():
+        raise FloatingPointError(quantise.NOT_FINITE)

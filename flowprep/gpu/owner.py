@@ -3,8 +3,7 @@
 it ends, or does not start     started again; the children that it served have their videos tried again
 it gives no sign of life       it is ended, and the same happens
 it ends with a video           that may be the video's fault, which sandbox.py finds out
-without, three times in a row  RefusedError, with its last words
-and no video done meanwhile
+without, or a video is blamed, three times in a row and no video done meanwhile: GPUError, with its last words
 this process ends              they end, too: by the end of their stdin
 """
 
@@ -22,13 +21,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, NamedTuple
 
-from flowprep.errors import RefusedError
+from flowprep.errors import GPUError
 from flowprep.gpu.turns import GiveUp, Turns
 from flowprep.gpu.wire import LostError, pair, receive, send
-from flowprep.processes import ENVIRONMENT, POLL, START_SECONDS, how_it_ended, last_words
+from flowprep.processes import ENVIRONMENT, POLL, START_SECONDS, how_it_ended, last_line
 
 ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # GPUs are numbered as by nvidia-smi, unless the user has it otherwise
-FAILURES = 3  # in a row that no video is to blame for: more would not help
+FAILURES = 3  # in a row: more would not help
 FAREWELL_SECONDS = 5.0  # for a process whose sockets are closed to be gone: CUDA takes its time to clean up
 
 
@@ -44,6 +43,7 @@ class Loss(NamedTuple):
 
     words: str
     blameless: bool  # for no video's fault
+    killed: bool  # by SIGKILL: by a person, a job manager, the kernel short of memory
 
 
 class GPUProcess:
@@ -52,13 +52,14 @@ class GPUProcess:
     def __init__(self, gpu: str) -> None:
         """``gpu``: as CUDA_VISIBLE_DEVICES names it."""
         self.gpu = gpu
+        self.name = f"GPU {gpu} of {socket.gethostname()}"
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None  # ours; its stdin is the other end
         self._errors: IO[bytes] | None = None
         self._starts = 0
         self._losses: dict[int, Loss] = {}  # by number of the start
-        self._failures = 0  # in a row
+        self._failures = 0  # in a row: losses that no video is to blame for, and videos that are
         self._turns = Turns()
 
     def turn(self, give_up: GiveUp, *, alone: bool) -> AbstractContextManager[None]:
@@ -68,7 +69,7 @@ class GPUProcess:
     def connect(self, patience: float, give_up: GiveUp) -> Link:
         """A connection for one child. ``patience``: seconds that one batch with its frames may take.
 
-        Raises RefusedError where the process fails again and again.
+        Raises GPUError where the process fails again and again.
         """
         with self._held(give_up):
             while True:
@@ -89,15 +90,20 @@ class GPUProcess:
     def lost(self, start: int, give_up: GiveUp, *, blameless: bool) -> Loss:
         """How the process of a start ended that a child has lost; one that is there is of no use, and is ended.
 
-        ``blameless``: what it computed is known to be good. Raises RefusedError if it fails too often.
+        ``blameless``: what it computed is known to be good. Raises GPUError if it fails too often.
         """
         with self._held(give_up):
             if start == self._starts and self._process:  # no other child has said so
                 self._lose(FAREWELL_SECONDS, blameless=blameless)
             return self._losses[start]
 
+    def blame(self, loss: Loss, give_up: GiveUp) -> None:
+        """A video gets the blame for a loss. Raises GPUError where that happens to one after the other."""
+        with self._held(give_up):
+            self._fail(loss)
+
     def done(self) -> None:
-        """A video is done, or something else computed."""
+        """A video is done."""
         self._failures = 0
 
     def close(self) -> None:
@@ -160,28 +166,30 @@ class GPUProcess:
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):  # a driver that hangs does not let it go
             self._process.wait(FAREWELL_SECONDS)
-        said = last_words(self._errors)
+        said = last_line(self._errors)
         for stream in (self._control, self._errors):
             if stream:
                 stream.close()
         self._process = self._control = self._errors = None
         how = "it gave no sign of life" if code is None else how_it_ended(code)
-        # SIGKILL comes from outside: a person, a job manager, the kernel short of memory.
-        loss = Loss(f"{how}. {said}".strip(), blameless or code == -signal.SIGKILL)
+        loss = Loss(f"{how}. {said}".strip(), blameless, code == -signal.SIGKILL)
         self._losses[self._starts] = loss
         return loss
 
     def _lose(self, seconds: float, *, blameless: bool) -> None:
-        """End it, and count that."""
+        """End it; where that is no video's fault, count that."""
         loss = self._end(seconds, blameless=blameless)
-        self._failures += loss.blameless
+        if blameless:
+            self._fail(loss)
+
+    def _fail(self, loss: Loss) -> None:
+        self._failures += 1
         if self._failures < FAILURES:
             return
         self._failures = 0
-        raise RefusedError(
-            f"The process that computes flow on GPU {self.gpu} of {socket.gethostname()} has failed {FAILURES} times, "
-            f"and no video was done meanwhile: {loss.words} See whether that GPU works and has memory left "
-            "(nvidia-smi), or compute without it: --backend cpu."
+        raise GPUError(
+            f"The process that computes flow on {self.name} fails again and again, and no video was done meanwhile: "
+            f"{loss.words.rstrip('.')}. See whether that GPU works and has memory left (nvidia-smi)."
         )
 
 

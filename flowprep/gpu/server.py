@@ -11,19 +11,18 @@ for each child, and with whose end it ends. A thread serves each connection; oth
 
 While a child waits it gets {"alive": true} four times a second: that others come first is no silence. A batch that
 takes longer than a child may be silent ends this process. So does any error while computing: one of CUDA stays, and all
-later calls would fail with it. What it was is the last that is written to stderr.
+later calls would fail with it; flow that is not finite tells of another; and where others have taken the memory of the
+GPU, a new process plans with what is left. What it was is the last line that is written to stderr.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import resource
 import socket
 import sys
 import threading
 import time
-import traceback
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -134,7 +133,6 @@ class Connection:
 
 def main() -> None:
     """Serve the children of the parent until it ends."""
-    faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     parent = socket.socket(fileno=os.dup(0))
     computer = Computer(_die)
@@ -151,7 +149,7 @@ def main() -> None:
 
 
 def _die(error: BaseException) -> None:
-    traceback.print_exception(error)
+    sys.stderr.write(f"\n{type(error).__name__}: {' '.join(str(error).split())}\n")
     sys.stderr.flush()
     os._exit(1)
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import threading
 from collections.abc import Callable
 from functools import cache, partial
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flowprep.errors import UsageError
+from flowprep.errors import RefusedError, UsageError
 from flowprep.flow import FlowAlgorithm, Greys, Parameters
 from flowprep.flow.batch import DeviceFields, too_large
 from flowprep.flow.brox import BroxParameters
@@ -85,7 +86,7 @@ class CudaFlow(FlowAlgorithm):
                 ensure_compiled(f"{self.method}-{capability}", self._load_kernels, say, folder, what)
                 if not isinstance(folder, Path):
                     self._load_kernels()
-                gc.collect()  # exceptions within Numba, which refer to all that has called it, memory of the GPU and all
+                gc.collect()  # exceptions within Numba: they refer to all that called it, and so to memory of the GPU
             _warm.add(self.method)
 
     def announce(self, say: Callable[[str], None]) -> None:
@@ -110,10 +111,18 @@ class CudaFlow(FlowAlgorithm):
 
     def pairs_in_a_batch(self, height: int, width: int) -> int:
         fixed, pair = self._bytes(height, width)
-        there = _budget() // AT_ONCE
-        if fixed + pair > there:
+        free, whole = _memory()
+        there, at_best = (_allowed(memory) // AT_ONCE for memory in (free, whole))
+        if fixed + pair > at_best:
             more = "more FLOWPREP_GPU_MEMORY, of which a batch has half, " if _given() else ""
-            raise too_large(height, width, fixed + pair, there, more)
+            raise too_large(height, width, fixed + pair, at_best, more)
+        if fixed + pair > there:
+            raise RefusedError(
+                f"{socket.gethostname()}: others have the memory of the GPU. {free / 2**20:.0f} of {whole / 2**20:.0f} "
+                f"MiB are free, of which a batch may take {there / 2**20:.0f}; a pair of {width}x{height} pixels takes "
+                f"{(fixed + pair) / 2**20:.0f}. nvidia-smi shows who has it: wait for that; or, with "
+                f"FLOWPREP_GPU_MEMORY={max(1, free // 2**20)} in the environment, leave out videos that need more."
+            )
         return min(MOST_PAIRS, (there - fixed) // pair)
 
     def fields(self, frames: Greys, first: NDArray[np.int32], second: NDArray[np.int32]) -> DeviceFields:
@@ -193,11 +202,16 @@ class Brox(CudaFlow):
 
 
 @cache
-def _budget() -> int:
-    """Bytes on the GPU that this process may use: what FLOWPREP_GPU_MEMORY says, MiB, or most of what is free now."""
-    from flowprep.flow.cuda.device import free_memory
+def _memory() -> tuple[int, int]:
+    """Bytes of the GPU that are free when this process begins, and all."""
+    from flowprep.flow.cuda.device import memory
 
-    return _given() or int(SHARE * free_memory())
+    return memory()
+
+
+def _allowed(memory: int) -> int:
+    """Of so many bytes on the GPU those that this process may use: what FLOWPREP_GPU_MEMORY says, or most of them."""
+    return min(_given() or int(SHARE * memory), memory)
 
 
 def _given() -> int:

@@ -64,11 +64,12 @@ def pixels(height: int, width: int, planes: int = 1) -> tuple[tuple[int, int, in
     return (-(-width // COLUMNS), -(-height // LINES), planes), (COLUMNS, LINES)
 
 
-def free_memory() -> int:
-    """Bytes that are free on the GPU of this process."""
+def memory() -> tuple[int, int]:
+    """Bytes of the GPU of this process: those that are free, and all."""
     if SIMULATED:
-        return 2**30
-    return int(cuda.current_context().get_memory_info().free)
+        return 2**30, 2**30
+    free, whole = cuda.current_context().get_memory_info()
+    return int(free), int(whole)
 
 
 def capability() -> str:
