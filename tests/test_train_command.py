@@ -172,7 +172,7 @@ def test_work_goes_on_when_nobody_reads_it(tmp_path: Path, monkeypatch: pytest.M
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "find_spec", lambda _: None)
-    with pytest.raises(RefusedError, match=r"pip install 'flowprep\[train\]'"):
+    with pytest.raises(RefusedError, match=r"pip install '\.\[train\]'"):
         command(str(dataset()), str(tmp_path), "--stream", "temporal")
 
 
