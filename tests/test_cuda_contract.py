@@ -82,7 +82,6 @@ class TestTVL1(SimulatedContract):
     mirror_tolerance = 0.02
 
 
-@pytest.mark.system
 class TestBrox(SimulatedContract):
     method = "brox"
     simulation = SimulatedBrox
