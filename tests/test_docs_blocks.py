@@ -38,7 +38,7 @@ from tests.command import COMMAND
 from tests.command import flowprep as run_flowprep
 from tests.test_docs import PAGES, ROOT, name_of
 
-LONG = {"training.md", "stacks.md"}  # whose commands take minutes
+LONG = {"dataset.md", "stacks.md", "training.md"}  # whose commands take long
 NOT_RUN = {"make", "pip"}  # they install; what flowprep does is told by its own commands
 
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)

@@ -157,6 +157,10 @@ def test_extract_says_when_it_compiles(first, tmp_path):
     command = "extract", first.videos, tmp_path / "again.zarr", "--workers", "2"
     again = flowprep(*command, env={"FLOWPREP_CACHE": str(first.cache)})
     assert again.returncode == 0 and "Compiling" not in again.stderr
+
+
+@pytest.mark.system
+def test_extract_says_that_kernels_cannot_be_kept(first, tmp_path):
     command = "extract", first.videos, tmp_path / "none.zarr", "--workers", "1"
     none = flowprep(*command, env={"FLOWPREP_CACHE": "/proc/flowprep"})
     assert none.returncode == 0 and none.stderr.count("cannot be kept") == 1

@@ -270,8 +270,8 @@ def play(stage: Stage, examples: int) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_twenty_histories(stage: Stage) -> None:
-    play(stage, 20)
+def test_ten_histories(stage: Stage) -> None:
+    play(stage, 10)
 
 
 @pytest.mark.system
