@@ -220,7 +220,7 @@ GPU = {**MISBEHAVE, "FLOWPREP_TEST_SHARD_SECONDS": "0.001"}
 
 
 def seen(log: Path) -> set[str]:
-    return {line.split("\t")[1] for line in log.read_text().splitlines()}
+    return {line.split("\t")[0] for line in log.read_text().splitlines()}
 
 
 @pytest.mark.timeout(200)
